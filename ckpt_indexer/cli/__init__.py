@@ -1,0 +1,83 @@
+"""The command line. Each command is a module of its own, imported when it is called: ``list`` must not pay for
+``watch``. Data goes to standard output, messages to standard error, errors become one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from ckpt_indexer import __version__
+from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError
+
+_COMMANDS = {
+    "watch": "Watch ROOT and keep its index: the daemon.",
+    "rebuild": "Bring index and sidecars in line with the disk.",
+    "generate": "Write the sidecars that are missing.",
+    "verify": "Compare the index with the disk.",
+    "validate": "Check checkpoints for damage.",
+    "list": "List the checkpoints in the index.",
+    "show": "Show one checkpoint.",
+    "status": "Show the daemon's and the index's state.",
+    "sync": "Wait until the index holds all that was written before.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands' names and help; imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"ckpt_indexer.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101 - what a command module is
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ckpt-indexer")
+def cli() -> None:
+    """Know every PyTorch checkpoint below a folder.
+
+    ROOT is the outputs folder: an argument, or $CKPT_INDEXER_ROOT, or "outputs".
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and leave the process with its exit code."""
+    try:
+        sys.exit(cli.main(arguments, prog_name="ckpt-indexer", standalone_mode=False) or 0)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # `ckpt-indexer list | head`
+        sys.stderr.close()
+        sys.exit(141)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CkptIndexerError as error:
+        _fail(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        sys.exit(EXIT_ERROR)
+
+
+def _fail(message: str) -> None:
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    click.echo(f"ckpt-indexer: {line}", err=True)

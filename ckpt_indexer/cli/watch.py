@@ -1,0 +1,51 @@
+"""``ckpt-indexer watch``: the daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from ckpt_indexer.cli.options import root_argument
+from ckpt_indexer.settings import ENVIRONMENT_PREFIX, Settings, load_settings
+from ckpt_indexer.watch.daemon import Daemon
+from ckpt_indexer.watch.log import configure_log
+from ckpt_indexer.watch.notify import ServiceManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a flag of every setting; the values stay ``None`` where a flag is not given."""
+    for name, field in reversed(Settings.model_fields.items()):
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.description} [default: {field.default}; env: {ENVIRONMENT_PREFIX}{name.upper()}]"
+        if field.annotation is bool:
+            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+        elif choices := get_args(field.annotation):
+            option = click.option(flag, name, type=click.Choice(choices), default=None, help=text)
+        else:
+            option = click.option(flag, name, type=field.annotation, default=None, help=text)
+        function = option(function)
+    return function
+
+
+@click.command("watch")
+@root_argument
+@click.option("--config", type=click.Path(dir_okay=False), envvar="CKPT_INDEXER_CONFIG", help="YAML file of settings.")
+@settings_options
+def command(root: str, config: str | None, **flags: Any) -> None:
+    """Watch ROOT and keep its index and sidecars equal to the disk, until SIGTERM or Ctrl-C.
+
+    SIGHUP reads the settings again.
+    """
+
+    def load() -> Settings:
+        settings = load_settings(flags, os.environ, config)
+        configure_log(settings.log_level, settings.log_format, is_terminal=sys.stderr.isatty())
+        return settings
+
+    Daemon(root, load, ServiceManager(os.environ)).run()

@@ -1,0 +1,133 @@
+"""Touching files below a root that other people write to: open without being led out, replace without tearing.
+
+Owns the two primitives everything else is built from; promises that nothing is opened or written through a symbolic
+link, wherever in the path it stands, that no open blocks (FIFOs, devices), and that a replaced file is always whole.
+Knows neither what the files mean nor when to write them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckpt_indexer.model import Fingerprint
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class NotRegularFile(OSError):
+    """A FIFO, socket, device or folder stands where a file was expected."""
+
+
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    return (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@contextlib.contextmanager
+def opened_folder(root: str | os.PathLike[str], folder: str) -> Iterator[int]:
+    """Give a descriptor of *folder* (relative to *root*, POSIX), reached one component at a time.
+
+    The root itself may be a link; below it, a link anywhere raises ``OSError``: a folder that was swapped for a link
+    while the path was being built must not lead a write out of the tree. It also reaches paths beyond PATH_MAX.
+    """
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folder.split("/") if folder else ():
+            inner = os.open(part, _FOLDER_FLAGS, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
+    """Give a read-only descriptor of the regular file at *path* (relative to *root*, POSIX).
+
+    Raises:
+        NotRegularFile: something else stands there; it was not read.
+        OSError: it cannot be opened, or a link stands in the way.
+    """
+    folder, _, name = path.rpartition("/")
+    with opened_folder(root, folder) as folder_fd:
+        fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise NotRegularFile(path)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True) -> Fingerprint:
+    """Put *data* at *name* in the folder, whole or not at all; give the new file's fingerprint.
+
+    The order is what a power cut needs: data on disk (fsync) before the name points at it (rename), the rename on
+    disk (fsync of the folder) before the call returns. A crash in between leaves the old file, and at worst a
+    temporary one that ``is_temporary`` recognises. With *durable* off both fsyncs are left out: still whole for every
+    reader and across a kill, but a power cut may leave the old or an empty file, so only for what can be made again.
+
+    Raises:
+        OSError: nothing changed at *name*; the temporary file is gone.
+    """
+    temporary = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder_fd)
+    try:
+        try:
+            with open(fd, "wb", closefd=False, buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+            if durable:
+                os.fsync(fd)
+            fingerprint = fingerprint_of(os.fstat(fd))
+        finally:
+            os.close(fd)
+        os.replace(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder_fd)
+        raise
+    if durable:
+        os.fsync(folder_fd)
+    return fingerprint
+
+
+def remove_temporary(root: str | os.PathLike[str], path: str, *, age_max_s: float = 3600) -> bool:
+    """Remove one of our temporary files if whoever made it is gone; say whether it was removed.
+
+    The maker's process id is in the name. On another machine or in another container it says nothing, so a file that
+    seems to be in use is removed all the same once it is *age_max_s* old: writing one takes milliseconds.
+    """
+    folder, _, name = path.rpartition("/")
+    pid = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    try:
+        with opened_folder(root, folder) as fd:
+            age_s = time.time() - os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime
+            if pid.isdecimal() and _is_alive(int(pid)) and age_s < age_max_s:
+                return False
+            os.unlink(name, dir_fd=fd)
+    except OSError:
+        return False
+    return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True

@@ -1,0 +1,259 @@
+"""What the keys of an unpickled checkpoint mean: a Lightning checkpoint first of all, other training loops' as far as
+they use the same words.
+
+Pure: an object graph in, ``Facts`` out. Every known key may be missing or hold anything; what does not fit is left out
+and named in ``Facts.warnings``, and the rest is still read.
+Source: lightning/pytorch/trainer/connectors/checkpoint_connector.py (keys), callbacks/model_checkpoint.py (states).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from ckpt_indexer.formats.facts import CallbackFacts, Facts, MonitorState, TensorFacts
+from ckpt_indexer.formats.plain import Fetch, Plainer, text
+from ckpt_indexer.formats.tensors import ITEM_BYTES, Tensor, parse_tensor
+from ckpt_indexer.formats.unpickle import Inert
+
+TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
+CALLBACKS_MAX = 200
+METRICS_MAX = 1_000  # numbers taken from the checkpoint's own dicts
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # Lightning; torch's tutorials; timm; DeepSpeed
+OPTIMIZER_KEYS = ("optimizer_states", "optimizer_state_dict", "optimizer", "optimizers")
+EPOCH_KEYS = ("epoch",)
+STEP_KEYS = ("global_step", "step", "global_steps")
+HYPER_PARAMETER_KEYS = ("hyper_parameters", "hparams")  # the second by Lightning before 0.9
+# Not metrics, although they hold numbers: what Lightning and torch write for themselves.
+INTERNAL_KEYS = frozenset(
+    (*STATE_DICT_KEYS, *OPTIMIZER_KEYS, *HYPER_PARAMETER_KEYS, "datamodule_hyper_parameters", "callbacks", "loops",
+     "lr_schedulers", "lr_scheduler", "scheduler", "native_amp_scaling_state", "MixedPrecision", "hparams_name",
+     "datamodule_hparams_name", "args", "config", "trainer_args", "training_history", "averaging_state",
+     "current_model_state", "DDPStrategy")
+)  # fmt: skip
+_STATE_KEY = re.compile(r"^(\w+)(\{.*\})?$", re.DOTALL)
+_STATE_KEY_MAX = 4_000  # characters; a real one has about 200
+
+
+def describe(root: Any, facts: Facts, fetch: Fetch) -> None:
+    """Fill *facts* with what the checkpoint's root object says; *fetch* reads a one-element tensor's value."""
+    plainer = Plainer(fetch)
+    mapping = _as_dict(root)
+    if mapping is None:
+        facts.warnings.append(f"the checkpoint is no dict but {_kind(root)}")
+        mapping = {}
+    facts.epoch = _count(mapping, EPOCH_KEYS, facts)
+    facts.global_step = _count(mapping, STEP_KEYS, facts)
+    version = mapping.get("pytorch-lightning_version")
+    facts.lightning_version = text(version)[:100] if isinstance(version, str) else None
+    facts.has_optimizer = any(mapping.get(key) for key in OPTIMIZER_KEYS)
+    _describe_state_dict(mapping, facts)
+    facts.metrics = _metrics(mapping, fetch)
+    _describe_callbacks(mapping.get("callbacks"), facts, plainer)
+    for key in HYPER_PARAMETER_KEYS:
+        if facts.hyper_parameters is None and key in mapping:
+            facts.hyper_parameters = plainer.mapping(mapping[key])
+    facts.datamodule_hyper_parameters = plainer.mapping(mapping.get("datamodule_hyper_parameters"))
+    facts.validations_in_epoch = _validations_in_epoch(mapping)
+
+
+def _as_dict(value: Any) -> dict[Any, Any] | None:
+    """See a dict, or an object that stands for a subclass of one, as a dict with the keys that are text."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, Inert) and value.pairs:
+        return {key: item for key, item in value.pairs if isinstance(key, str)}
+    return None
+
+
+def _kind(value: Any) -> str:
+    return text(type(value).full_name()) if isinstance(value, Inert) else type(value).__name__
+
+
+def _count(mapping: dict[Any, Any], keys: tuple[str, ...], facts: Facts) -> int | None:
+    for key in keys:
+        if key in mapping:
+            value = mapping[key]
+            if type(value) is int and 0 <= value < 1 << 63:
+                return value
+            if value is not None:
+                facts.warnings.append(f"{key} is {_kind(value)}, not a count")
+    return None
+
+
+def find_state_dict(mapping: dict[Any, Any]) -> dict[Any, Any] | None:
+    """Find the model's weights: under a known key, one level below it (chgnet), or the root itself."""
+    for key in STATE_DICT_KEYS:
+        found = _as_dict(mapping.get(key))
+        if found is None:
+            continue
+        if key == "state_dict" or _has_tensor(found):
+            return found
+        inner = _as_dict(found.get("state_dict"))
+        if inner is not None and _has_tensor(inner):
+            return inner
+    return mapping if _has_tensor(mapping) else None
+
+
+def _has_tensor(mapping: dict[Any, Any]) -> bool:
+    return any(parse_tensor(value) is not None for value in dict.values(mapping))
+
+
+def _describe_state_dict(mapping: dict[Any, Any], facts: Facts) -> None:
+    state_dict = find_state_dict(mapping)
+    if state_dict is None:
+        facts.warnings.append("there is no state dict")
+        return
+    listed: list[TensorFacts] = []
+    counted: list[Tensor] = []
+    for name, value in dict.items(state_dict):
+        tensor = parse_tensor(value)
+        if tensor is None:
+            continue
+        if len(listed) == TENSORS_MAX:
+            facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
+            break
+        listed.append(TensorFacts(text(name) if isinstance(name, str) else str(name)[:100], tensor.shape, tensor.dtype))
+        counted.append(tensor)
+    facts.tensors = listed
+    facts.parameters = count_parameters(counted)
+
+
+def count_parameters(tensors: list[Tensor]) -> int:
+    """Count elements, those of a storage that several tensors share only once.
+
+    Tied weights are one storage under two names. Where tensors are different views of one storage, the largest counts.
+    """
+    total = 0
+    largest: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.storage is None:
+            total += tensor.numel
+        else:
+            key = tensor.storage.key
+            largest[key] = largest[key] + tensor.numel if key in largest else tensor.numel
+    for tensor in tensors:
+        storage = tensor.storage
+        if storage is not None and largest.get(storage.key, 0) > (limit := _elements(tensor)):
+            largest[storage.key] = limit
+    return total + sum(largest.values())
+
+
+def _elements(tensor: Tensor) -> int:
+    """Count the elements that the tensor's storage holds, in the tensor's own dtype."""
+    storage = tensor.storage
+    assert storage is not None  # noqa: S101 - the callers' condition
+    return storage.size_bytes // ITEM_BYTES.get(tensor.dtype, 1)
+
+
+def _number(value: Any, fetch: Fetch) -> float | None:
+    """Read a number: a Python one, a numpy scalar, or a one-element tensor's value."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value) if isinstance(value, float) or value.bit_length() < 1024 else None
+    if isinstance(value, dict | list | tuple | str):
+        return None
+    plain = Plainer(fetch).plain(value)
+    return float(plain) if isinstance(plain, int | float) and not isinstance(plain, bool) else None
+
+
+def _metrics(mapping: dict[Any, Any], fetch: Fetch) -> dict[str, dict[str, float]]:
+    """Collect the top-level dicts of numbers that user code left, such as ``cleval_metrics``."""
+    found: dict[str, dict[str, float]] = {}
+    left = METRICS_MAX
+    for key, value in dict.items(mapping):
+        if not isinstance(key, str) or key in INTERNAL_KEYS or not isinstance(value, dict) or len(value) > left:
+            continue
+        numbers = {text(n): _number(v, fetch) for n, v in dict.items(value) if isinstance(n, str)}
+        kept = {name: number for name, number in numbers.items() if number is not None}
+        if kept and len(kept) == len(value):
+            found[text(key)] = kept
+            left -= len(kept)
+    return found
+
+
+def _describe_callbacks(value: Any, facts: Facts, plainer: Plainer) -> None:
+    callbacks = _as_dict(value)
+    if callbacks is None:
+        if value is not None:
+            facts.warnings.append(f"callbacks is {_kind(value)}, not a dict")
+        return
+    for key, state in list(dict.items(callbacks))[:CALLBACKS_MAX]:
+        name, parameters = parse_state_key(key if isinstance(key, str) else _kind_of_class(key))
+        plain = plainer.plain(state)
+        facts.callbacks.append(CallbackFacts(name, parameters, plain))
+        if isinstance(plain, dict) and ("best_model_path" in plain or name == "ModelCheckpoint"):
+            facts.monitors.append(_monitor_state(parameters, plain))
+
+
+def _kind_of_class(key: Any) -> str:
+    """Name a callback by its class: Lightning before 1.5 used the class itself as the key."""
+    return text(key.qualname) if isinstance(key, type) and issubclass(key, Inert) else "?"
+
+
+def parse_state_key(key: str) -> tuple[str, dict[str, Any]]:
+    """Split a callback's state key into class name and parameters.
+
+    >>> parse_state_key("ModelCheckpoint{'monitor': 'val/hmean', 'mode': 'max'}")
+    ('ModelCheckpoint', {'monitor': 'val/hmean', 'mode': 'max'})
+    >>> parse_state_key("EMA")
+    ('EMA', {})
+    """
+    match = _STATE_KEY.match(key) if len(key) <= _STATE_KEY_MAX else None
+    if match is None:
+        return text(key)[:200], {}
+    try:
+        # Values such as timedelta(…) are no literals; then the parameters stay unknown, and the state has the monitor.
+        parameters = ast.literal_eval(match[2]) if match[2] else {}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        parameters = {}
+    return match[1], {str(k): v for k, v in parameters.items() if _is_scalar(v)} if isinstance(parameters, dict) else {}
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) < 1 << 63)
+
+
+def _monitor_state(parameters: dict[str, Any], state: dict[str, Any]) -> MonitorState:
+    def text_of(name: str) -> str | None:
+        value = state.get(name, parameters.get(name))
+        return value if isinstance(value, str) and value else None
+
+    def number_of(name: str) -> float | None:
+        value = state.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def parameter(name: str, *types: type) -> Any:
+        value = parameters.get(name)
+        return value if isinstance(value, types) else None
+
+    best = state.get("best_k_models")
+    scores = best.items() if isinstance(best, dict) else ()
+    return MonitorState(
+        monitor=text_of("monitor"),
+        mode=parameter("mode", str),
+        save_top_k=parameter("save_top_k", int),
+        save_last=parameter("save_last", bool, str),
+        current_score=number_of("current_score"),
+        best_model_score=number_of("best_model_score"),
+        best_model_path=text_of("best_model_path"),
+        kth_best_model_path=text_of("kth_best_model_path"),
+        kth_value=number_of("kth_value"),
+        last_model_path=text_of("last_model_path"),
+        dirpath=text_of("dirpath"),
+        best_k_models={p: float(s) for p, s in scores if isinstance(s, int | float) and not isinstance(s, bool)},
+    )
+
+
+def _validations_in_epoch(mapping: dict[Any, Any]) -> int | None:
+    """Count how often the current epoch was validated so far, from the progress that Lightning's loops save."""
+    node: Any = mapping.get("loops")
+    for key in ("fit_loop", "epoch_loop.val_loop.batch_progress"):
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or not all(isinstance(node.get(key), dict) for key in ("total", "current")):
+        return None
+    # "total" counts the batches of all validations since the epoch began, "current" those of the last one.
+    total, current = node["total"].get("ready"), node["current"].get("ready")
+    return total // current if type(total) is int and type(current) is int and current > 0 else None

@@ -1,0 +1,131 @@
+"""The owner's side of the worker process: hand it an open file, get facts, whatever the file does.
+
+A ``Reader`` owns at most one worker process, started when first needed and again after each death; one thread at a
+time may use it. ``read_checkpoint`` and ``read_yaml`` never raise for what a file contains, and return within
+``WALL_SECONDS`` plus the time to start a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from ckpt_indexer.formats.facts import Facts
+from ckpt_indexer.formats.worker import CPU_SECONDS, HEADER, READ_CHECKPOINT, READ_YAML, YamlFacts
+from ckpt_indexer.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WALL_SECONDS = 20.0  # for one file; the CPU limit ends a bomb long before, this ends a hanging network file system
+ANSWER_MAX = 128 << 20  # bytes
+
+_decode_facts: Callable[[bytes], Facts] = msgspec.msgpack.Decoder(Facts).decode
+_decode_yaml: Callable[[bytes], YamlFacts] = msgspec.msgpack.Decoder(YamlFacts).decode
+
+
+class _WorkerDied(Exception):  # noqa: N818 - an outcome, not an error
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem.of(code, message)
+
+
+class Reader:
+    """Reads files through a worker process of its own."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read_checkpoint(self, descriptor: int) -> Facts:
+        """Read a checkpoint's header; the problem says why where that is not possible."""
+        try:
+            return _decode_facts(self._ask(READ_CHECKPOINT, descriptor))
+        except _WorkerDied as died:
+            return Facts(problem=died.problem)
+        except msgspec.MsgspecError as error:
+            return Facts(problem=Problem.of("reader-crashed", f"its answer was not valid: {error}"))
+
+    def read_yaml(self, descriptor: int) -> YamlFacts:
+        """Read a YAML document."""
+        try:
+            return _decode_yaml(self._ask(READ_YAML, descriptor))
+        except _WorkerDied as died:
+            return YamlFacts(error=died.problem.message)
+        except msgspec.MsgspecError as error:
+            return YamlFacts(error=f"its answer was not valid: {error}")
+
+    def close(self) -> None:
+        """End the worker process, if there is one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _ask(self, request: bytes, descriptor: int) -> bytes:
+        channel = self._started()
+        deadline = time.monotonic() + WALL_SECONDS
+        try:
+            socket.send_fds(channel, [request], [descriptor])
+            (length,) = HEADER.unpack(self._receive(channel, HEADER.size, deadline))
+            if length > ANSWER_MAX:
+                raise _WorkerDied("limit-exceeded", f"its description takes {length} bytes")
+            return self._receive(channel, length, deadline)
+        except (_WorkerDied, OSError) as error:
+            died = error if isinstance(error, _WorkerDied) else self._autopsy()
+            self.close()
+            raise died from None
+
+    def _started(self) -> socket.socket:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it ended between two files: after a memory limit, or somebody killed it
+        if self._channel is None:
+            self._channel, theirs = socket.socketpair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "ckpt_indexer.formats.worker"], stdin=theirs, stdout=subprocess.DEVNULL
+                )
+        return self._channel
+
+    def _receive(self, channel: socket.socket, size: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            if not select.select([channel], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise _WorkerDied("time-limit", f"reading it took more than {WALL_SECONDS:g} s")
+            part = channel.recv(min(size - len(data), 1 << 20))
+            if not part:
+                raise self._autopsy()
+            data += part
+        return bytes(data)
+
+    def _autopsy(self) -> _WorkerDied:
+        """Say why the worker is gone."""
+        process: Any = self._process
+        try:
+            code = process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return _WorkerDied("reader-crashed", "the reader closed its channel")
+        if code == -signal.SIGPROF:
+            return _WorkerDied("time-limit", f"reading it takes more than {CPU_SECONDS:g} s of CPU time")
+        if code == -signal.SIGKILL:
+            return _WorkerDied("memory-limit", "the reader was killed, most likely for want of memory")
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return _WorkerDied("reader-crashed", f"the reader ended with {name}")

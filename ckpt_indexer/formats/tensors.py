@@ -1,0 +1,158 @@
+"""From the stand-ins of tensors and storages to names, shapes, dtypes and counts.
+
+Pure functions over what ``unpickle`` gives. Nothing in there is trusted: a size may be text, a stride negative, a
+storage's key ``../../etc/passwd``; what is not plausible is no tensor (``None``).
+Sources: torch/_utils.py (argument orders), torch/storage.py (storage types), torch/serialization.py (persistent ids).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ckpt_indexer.formats.unpickle import Called, Inert, ParameterRef, TensorRef, TypedTensorRef
+
+DIMENSIONS_MAX = 64  # torch's own limit on a tensor's dimensions
+ELEMENTS_MAX = 1 << 62  # beyond any address space: a lie
+
+DTYPE_OF_STORAGE = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+    "UntypedStorage": "uint8",
+}
+ITEM_BYTES = {
+    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "complex128": 16,
+    "float32": 4, "int32": 4, "uint32": 4, "qint32": 4, "complex32": 4,
+    "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2,
+}  # fmt: skip - every other dtype takes one byte an element
+
+
+class Storage(NamedTuple):
+    """A block of tensor data: where tensors that share memory point to."""
+
+    key: str  # names the record data/<key>
+    dtype: str
+    numel: int  # elements; bytes where the storage is untyped
+    size_bytes: int
+
+
+class Tensor(NamedTuple):
+    """A tensor without its data; ``storage`` is None where the file holds none (meta) or several (sparse)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    numel: int
+    storage: Storage | None
+    offset: int = 0  # elements into the storage
+
+
+def parse_storage(persistent_id: Any) -> Storage | None:
+    """Read ``("storage", storage type, key, location, numel)``."""
+    if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
+        return None
+    kind, key, numel = persistent_id[1], persistent_id[2], persistent_id[4]
+    if not (isinstance(kind, type) and issubclass(kind, Inert)):
+        return None
+    dtype = DTYPE_OF_STORAGE.get(kind.qualname)
+    if dtype is None or not isinstance(key, str) or not _is_count(numel):
+        return None
+    return Storage(key, dtype, numel, numel * ITEM_BYTES.get(dtype, 1))
+
+
+def parse_tensor(value: Any) -> Tensor | None:
+    """Read any stand-in of a tensor, ``None`` for everything else."""
+    for _ in range(4):  # a parameter of a tensor subclass of a tensor; deeper is no tensor of torch's
+        if type(value) is ParameterRef:
+            value = value.data
+        elif isinstance(value, Inert):
+            unwrapped = _unwrapped(value)
+            if unwrapped is None:
+                return _parse_special(value)
+            value = unwrapped
+        else:
+            break
+    if type(value) is TensorRef:
+        storage = parse_storage(value.storage)
+        return None if storage is None else _tensor(value.size, storage.dtype, storage, value.offset)
+    if type(value) is TypedTensorRef:
+        storage, dtype = parse_storage(value.storage), _dtype_name(value.dtype)
+        return None if storage is None or dtype is None else _tensor(value.size, dtype, storage, value.offset)
+    return None
+
+
+def _tensor(size: Any, dtype: str, storage: Storage | None, offset: Any = 0) -> Tensor | None:
+    shape = _shape(size)
+    if shape is None or not _is_count(offset):
+        return None
+    numel = math.prod(shape)
+    return Tensor(shape, dtype, numel, storage, offset) if numel <= ELEMENTS_MAX else None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= ELEMENTS_MAX
+
+
+def _shape(size: Any) -> tuple[int, ...] | None:
+    if isinstance(size, Inert) and size.args:  # torch.Size((2, 3))
+        size = size.args[0]
+    if isinstance(size, tuple | list) and len(size) <= DIMENSIONS_MAX and all(map(_is_count, size)):
+        return tuple(size)
+    return None
+
+
+def _dtype_name(value: Any) -> str | None:
+    if isinstance(value, type) and issubclass(value, Inert) and value.module == "torch":
+        return value.qualname
+    return None
+
+
+def _unwrapped(value: Inert) -> Any:
+    """Give the tensor inside a tensor subclass (``_rebuild_from_type_v2(function, type, args, state)``)."""
+    name, args = type(value).qualname, value.args
+    if name == "_rebuild_from_type_v2" and len(args) >= 3 and isinstance(args[0], type) and isinstance(args[2], tuple):
+        inner, arguments = args[0], args[2]
+    elif name == "_rebuild_from_type" and len(args) >= 3 and isinstance(args[0], type) and isinstance(args[2], tuple):
+        inner, arguments = args[0], args[2]
+    else:
+        return None
+    # Only the tensor stand-ins are called, here and nowhere else: they are ours and store what they are given.
+    if inner in (TensorRef, TypedTensorRef, ParameterRef) or (issubclass(inner, Inert) and inner is not Called):
+        try:
+            return inner(*arguments)
+        except TypeError:
+            return None
+    return None
+
+
+def _parse_special(value: Inert) -> Tensor | None:
+    """Read the rebuild functions of torch/_utils.py that name shape and dtype themselves."""
+    name, args = type(value).qualname, value.args
+    if name == "_rebuild_qtensor" and len(args) >= 4:
+        storage = parse_storage(args[0])
+        return None if storage is None else _tensor(args[2], storage.dtype, storage, args[1])
+    if name == "_rebuild_meta_tensor_no_storage" and len(args) >= 2:
+        dtype = _dtype_name(args[0])
+        return None if dtype is None else _tensor(args[1], dtype, None)
+    if name == "_rebuild_wrapper_subclass" and len(args) >= 3:
+        dtype = _dtype_name(args[1])
+        return None if dtype is None else _tensor(args[2], dtype, None)
+    if name == "_rebuild_sparse_tensor" and len(args) >= 2 and isinstance(args[1], tuple) and len(args[1]) >= 3:
+        values = parse_tensor(args[1][-3] if len(args[1]) > 4 else args[1][1])
+        size = args[1][-2] if len(args[1]) > 4 else args[1][2]
+        return None if values is None else _tensor(size, values.dtype, None)
+    return None

@@ -1,0 +1,206 @@
+"""Unpickling without running anything: every class and function a file names becomes an inert stand-in.
+
+Owns the stand-ins and promises: no module is imported, no attribute of a module is fetched, no callable of the file is
+called. What a pickle can reach are only the types of this file, and they cannot be changed by it: their metaclass
+refuses attribute assignment (a BUILD opcode aimed at a class would otherwise change it for every later file), and
+they are types implemented in C wherever a checkpoint uses them in numbers.
+
+What comes out is a graph of ``dict``, ``list``, ``tuple``, numbers, text, ``StateMap``, ``TensorRef``,
+``ParameterRef`` and ``Inert``. It may be cyclic, 100,000 levels deep, and of any type at any place: whoever walks it
+bounds the walk. Memory and time are bounded by the process it runs in (``worker``).
+
+Formats: CPython's Lib/pickletools.py; torch's argument orders: torch/_utils.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+from typing import Any
+
+import msgspec
+
+GLOBALS_MAX = 1000  # distinct classes and functions a file may name; the most in real files is 45
+NAME_MAX = 500  # characters of "module.name"; torch itself takes minutes over a 100 kB one
+
+
+class _FrozenType(type):
+    """The metaclass of what pickles can reach: its classes keep the attributes they were made with."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise TypeError(f"{cls.__name__} is inert")
+
+    def __delattr__(cls, name: str) -> None:
+        raise TypeError(f"{cls.__name__} is inert")
+
+
+class _FrozenStructType(msgspec.StructMeta):
+    """The same for structs."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise TypeError(f"{cls.__name__} is inert")
+
+    def __delattr__(cls, name: str) -> None:
+        raise TypeError(f"{cls.__name__} is inert")
+
+
+class TensorRef(msgspec.Struct, metaclass=_FrozenStructType):
+    """A tensor that was not built: ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``, argument by argument."""
+
+    storage: Any  # a persistent id: ("storage", storage type, key, location, numel)
+    offset: Any
+    size: Any
+    stride: Any
+    requires_grad: Any = False
+    hooks: Any = None
+    metadata: Any = None
+
+
+class TypedTensorRef(msgspec.Struct, metaclass=_FrozenStructType):
+    """``torch._utils._rebuild_tensor_v3``: as above, over an untyped storage, whose numel counts bytes."""
+
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+    requires_grad: Any
+    hooks: Any
+    dtype: Any
+    metadata: Any = None
+
+
+class ParameterRef(msgspec.Struct, metaclass=_FrozenStructType):
+    """``torch._utils._rebuild_parameter`` and ``_rebuild_parameter_with_state``: a tensor inside a parameter."""
+
+    data: Any
+    requires_grad: Any = True
+    hooks: Any = None
+    state: Any = None
+
+
+class StateMap(dict[Any, Any], metaclass=_FrozenType):
+    """A ``collections.OrderedDict``: a dict that may carry a state (a state dict's ``_metadata``)."""
+
+    __slots__ = ("state",)
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class Inert(metaclass=_FrozenType):
+    """An object of a class, or a result of a function, that the file names; a subclass per name.
+
+    The class itself stands for the name where it is used as a value.
+    """
+
+    __slots__ = ("args", "items", "kwargs", "pairs", "state")
+    module = ""
+    qualname = ""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:  # noqa: PYI034 - a pickle may ask for any class
+        self = object.__new__(cls)
+        self.args = args
+        self.kwargs = kwargs
+        self.state: Any = None
+        self.items: list[Any] = []  # what the pickle appended
+        self.pairs: list[tuple[Any, Any]] = []  # what it set by key; keys may be unhashable
+        return self
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def append(self, item: object) -> None:
+        self.items.append(item)
+
+    add = append
+
+    def extend(self, items: Any) -> None:
+        self.items.extend(items)
+
+    update = extend
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.pairs.append((key, value))
+
+    def __call__(self, *args: Any) -> Inert:
+        """Stand in for the call of an object: a bound method fetched by ``getattr``, a partial."""
+        return Called(self, *args)
+
+    @classmethod
+    def full_name(cls) -> str:
+        return f"{cls.module}.{cls.qualname}" if cls.module else cls.qualname
+
+
+class Called(Inert):
+    """The result of calling an inert object: ``args`` is that object, then the arguments."""
+
+    __slots__ = ()
+
+
+_KNOWN: dict[tuple[str, str], type] = {
+    ("collections", "OrderedDict"): StateMap,
+    ("torch._utils", "_rebuild_tensor"): TensorRef,
+    ("torch._utils", "_rebuild_tensor_v2"): TensorRef,
+    ("torch._utils", "_rebuild_tensor_v3"): TypedTensorRef,
+    ("torch._utils", "_rebuild_parameter"): ParameterRef,
+    ("torch._utils", "_rebuild_parameter_with_state"): ParameterRef,
+}
+
+
+@functools.lru_cache(maxsize=GLOBALS_MAX)  # making a class takes 15 µs; the frozen ones can be shared between files
+def inert_class(module: str, name: str) -> type:
+    """Give the stand-in for ``module.name``."""
+    known = _KNOWN.get((module, name))
+    if known is not None:
+        return known
+    if len(module) + len(name) > NAME_MAX:
+        raise pickle.UnpicklingError(f"a global's name has {len(module) + len(name)} characters")
+    return _FrozenType("Inert", (Inert,), {"__slots__": (), "module": module, "qualname": name})
+
+
+class _Storages(dict[Any, Any]):
+    """Remembers each persistent id once; only a new one costs a Python call."""
+
+    def __missing__(self, persistent_id: Any) -> Any:
+        self[persistent_id] = persistent_id
+        return persistent_id
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def __init__(self, data: io.BytesIO) -> None:
+        super().__init__(data, encoding="utf-8")
+        self.globals: set[tuple[str, str]] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.globals.add((module, name))
+        if len(self.globals) > GLOBALS_MAX:
+            raise pickle.UnpicklingError(f"more than {GLOBALS_MAX} classes and functions are named")
+        return inert_class(module, name)
+
+
+class Unpickled(msgspec.Struct):
+    """A pickle's content."""
+
+    root: Any
+    storages: list[Any]  # every persistent id, once, in the order of appearance
+    size: int  # bytes the pickle took
+    globals: set[tuple[str, str]]
+
+
+def unpickle(data: bytes) -> Unpickled:
+    """Read one pickle (protocols 0 to 5) from the start of *data*.
+
+    Raises:
+        Exception: of nearly any type, MemoryError and RecursionError included; the bytes are not a usable pickle.
+    """
+    stream = io.BytesIO(data)
+    unpickler = _InertUnpickler(stream)
+    storages = _Storages()
+    # Set on the instance: the C unpickler then calls the dict's own C method, not a Python one, for each tensor.
+    unpickler.persistent_load = storages.__getitem__  # type: ignore[method-assign]
+    root = unpickler.load()
+    return Unpickled(root=root, storages=list(storages), size=stream.tell(), globals=unpickler.globals)

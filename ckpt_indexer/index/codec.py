@@ -1,0 +1,136 @@
+"""The index as bytes: strict JSON, in the form that consumers of the first index read, and new ones too.
+
+Pure. Entries stay encoded (``msgspec.Raw``): a write copies the unchanged ones instead of encoding them, and what a
+newer version wrote into them is kept.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+import msgspec
+
+from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
+from ckpt_indexer.layout import SIDECAR_SUFFIX
+from ckpt_indexer.model import Entry
+
+VERSION = "1.0"
+_MAJOR = VERSION.partition(".")[0]
+_FIELDS = frozenset(Entry.__struct_fields__)
+_KNOWN = ("version", "last_updated", "generation", "checkpoints", "entries")
+
+_document_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_entries_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_entry_decoder = msgspec.json.Decoder(Entry)
+_encoder = msgspec.json.Encoder()
+
+
+class Listing(msgspec.Struct):
+    """One experiment in the ``checkpoints`` section: parallel lists, sorted by name, of its ``ok`` checkpoints."""
+
+    checkpoints: list[str]
+    metadata_files: list[str]
+    last_modified: str
+
+
+class Listed(msgspec.Struct):
+    """What the ``checkpoints`` section needs of an entry, decoded without the rest."""
+
+    experiment: str
+    name: str
+    status: str
+    mtime: str
+    metadata_file: str | None = None
+
+
+class Index(msgspec.Struct):
+    """The index's content, entries still encoded."""
+
+    generation: int = 0
+    last_updated: str = ""
+    entries: dict[str, msgspec.Raw] = {}
+    extra: dict[str, msgspec.Raw] = {}  # fields of a newer version
+
+
+def decode_index(data: bytes, path: str) -> Index:
+    """Read an index's bytes.
+
+    Raises:
+        IndexCorrupt: they are not an index.
+        IndexTooNew: its major version is not ours.
+    """
+    try:
+        document = _document_decoder.decode(data)
+        version = msgspec.json.decode(document["version"], type=str)
+        if version.partition(".")[0] != _MAJOR:
+            raise IndexTooNew(path=path, version=version, supported=f"{_MAJOR}.x")
+        return Index(
+            generation=msgspec.json.decode(document.get("generation", b"0"), type=int),
+            last_updated=msgspec.json.decode(document.get("last_updated", b'""'), type=str),
+            entries=_entries_decoder.decode(document["entries"]) if "entries" in document else {},
+            extra={key: value for key, value in document.items() if key not in _KNOWN},
+        )
+    except KeyError as error:
+        raise IndexCorrupt(path=path, reason=f"it has no {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise IndexCorrupt(path=path, reason=str(error)) from None
+
+
+def encode_index(index: Index, listings: dict[str, msgspec.Raw]) -> bytes:
+    """Write an index's bytes; *listings* is its ``checkpoints`` section."""
+    document = {
+        "version": VERSION,
+        "last_updated": index.last_updated,
+        "generation": index.generation,
+        "checkpoints": dict(sorted(listings.items())),
+        "entries": index.entries,
+        **index.extra,
+    }
+    return _encoder.encode(document) + b"\n"
+
+
+def decode_entry(raw: msgspec.Raw | bytes) -> Entry:
+    """Read one entry; raises ``msgspec.ValidationError`` where it is none."""
+    return _entry_decoder.decode(raw)
+
+
+def encode_entry(entry: Entry, previous: msgspec.Raw | None = None) -> msgspec.Raw:
+    """Write one entry; fields of *previous* that this version does not know are kept."""
+    if previous is not None:
+        old: dict[str, msgspec.Raw] = _document_decoder.decode(previous)
+        unknown = {key: value for key, value in old.items() if key not in _FIELDS}
+        if unknown:
+            return msgspec.Raw(_encoder.encode({**msgspec.structs.asdict(entry), **unknown}))
+    return msgspec.Raw(_encoder.encode(entry))
+
+
+def same_content(entry: Entry, raw: msgspec.Raw) -> bool:
+    """Say whether an encoded entry tells the same as *entry*, but for when it was indexed."""
+    try:
+        old = decode_entry(raw)
+    except msgspec.MsgspecError:
+        return False
+    entry = msgspec.structs.replace(entry, generation=old.generation, indexed_at=old.indexed_at)
+    return _encoder.encode(entry) == _encoder.encode(old)
+
+
+def encode_listing(entries: list[Listed]) -> msgspec.Raw | None:
+    """Write one experiment's part of the ``checkpoints`` section; ``None`` if it has no ``ok`` checkpoint."""
+    usable = sorted((entry for entry in entries if entry.status == "ok"), key=lambda entry: entry.name)
+    if not usable:
+        return None
+    listing = Listing(
+        checkpoints=[entry.name for entry in usable],
+        metadata_files=[entry.name + SIDECAR_SUFFIX for entry in usable if entry.metadata_file is not None],
+        last_modified=max(entry.mtime for entry in usable),
+    )
+    return msgspec.Raw(_encoder.encode(listing))
+
+
+def legacy_path(experiment: str, name: str) -> str:
+    """Apply the first index's path rule, as its consumers do: gives the key.
+
+    >>> legacy_path("a/b", "../x.ckpt"), legacy_path(".", "y.ckpt")
+    ('a/b/x.ckpt', 'checkpoints/y.ckpt')
+    """
+    return posixpath.normpath(posixpath.join(experiment, "checkpoints", name))

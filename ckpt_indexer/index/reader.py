@@ -1,0 +1,114 @@
+"""The index for everyone who does not write it: one file read, no lock, no daemon.
+
+    from ckpt_indexer import read_index
+
+    index = read_index("outputs")
+    best = max(index.usable(), key=lambda e: e.metric("val/hmean") or float("-inf"))
+    print(index.path_of(best))
+
+Calling ``read_index`` again costs one ``stat`` while the file has not changed. It imports neither pydantic, structlog,
+watchdog nor torch.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ckpt_indexer import layout
+from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable
+from ckpt_indexer.index import codec
+from ckpt_indexer.model import Entry, Fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CACHED_MAX = 16  # indexes kept between calls
+
+
+class IndexView(msgspec.Struct, frozen=True):
+    """An index as it stood when it was read; never changes."""
+
+    root: str
+    generation: int
+    last_updated: str  # ISO 8601, UTC
+    entries: dict[str, Entry]  # key -> entry, the broken ones too
+
+    def usable(self) -> Iterator[Entry]:
+        """Iterate over the checkpoints that can be loaded."""
+        return (entry for entry in self.entries.values() if entry.status == "ok")
+
+    def path_of(self, entry: Entry) -> str:
+        """Give a checkpoint's path as the operating system knows it."""
+        return os.path.join(self.root, layout.to_path(entry.path))
+
+
+class _Document(msgspec.Struct):
+    version: str
+    generation: int = 0
+    last_updated: str = ""
+    entries: dict[str, Entry] = {}
+
+
+_decoder = msgspec.json.Decoder(_Document)
+_cache: OrderedDict[str, tuple[Fingerprint, IndexView]] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
+    """Read the index of *root*.
+
+    Safe from any thread and beside any writer.
+
+    Raises:
+        IndexMissing: there is none (also a ``FileNotFoundError``).
+        IndexTooNew: a newer major version wrote it.
+        IndexCorrupt: the file is not an index.
+        RootUnusable: it cannot be read.
+    """
+    root = os.fspath(root)
+    path = os.path.join(root, layout.INDEX_NAME)
+    try:
+        # Opened before it is looked at, so that the cached fingerprint belongs to the bytes read.
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            fingerprint = (status.st_size, status.st_mtime_ns, status.st_ino)
+            with _cache_lock:
+                cached = _cache.get(path)
+            if cached is not None and cached[0] == fingerprint:
+                return cached[1]
+            data = file.read()
+    except FileNotFoundError:
+        raise IndexMissing(path=path) from None
+    except OSError as error:
+        raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
+    view = _decode(data, root, path)
+    with _cache_lock:
+        _cache[path] = (fingerprint, view)
+        while len(_cache) > CACHED_MAX:
+            _cache.popitem(last=False)
+    return view
+
+
+def _decode(data: bytes, root: str, path: str) -> IndexView:
+    try:
+        document = _decoder.decode(data)
+        if document.version.partition(".")[0] == codec.VERSION.partition(".")[0]:
+            return IndexView(root, document.generation, document.last_updated, document.entries)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    # Slow path: an entry made by hand or by a newer version must not hide the others.
+    index = codec.decode_index(data, path)
+    entries = {}
+    for key, raw in index.entries.items():
+        try:
+            entries[key] = codec.decode_entry(raw)
+        except msgspec.MsgspecError:
+            continue
+    if index.entries and not entries:
+        raise IndexCorrupt(path=path, reason="none of its entries can be read")
+    return IndexView(root, index.generation, index.last_updated, entries)

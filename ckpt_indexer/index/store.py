@@ -1,0 +1,199 @@
+"""The index's store: who may write, and in which order, so that a reader always sees a whole index.
+
+Promises:
+- One writer at a time: ``commit`` holds ``.checkpoint_index.lock`` from reading the current index until the new one
+  stands. Nobody's entries are lost, whoever else writes (daemon, ``rebuild``, a training callback).
+- A lock dies with its holder (``flock``): a killed writer blocks nobody.
+- A reader needs no lock: the file is replaced by rename, after its bytes were synced, and the folder is synced before
+  ``commit`` returns. After a power cut there is the old index or the new one.
+- What is not an index is set aside as ``.checkpoint_index.json.corrupt-<time>``, never overwritten; an index of a newer
+  major version is left alone, and the error says so.
+
+A ``Store`` remembers what it last read or wrote and reads the file again only if it is no longer that file. One thread
+at a time may use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from ckpt_indexer import layout
+from ckpt_indexer.disk import fingerprint_of, opened_folder, replace_file
+from ckpt_indexer.errors import IndexCorrupt, IndexLocked, RootUnusable
+from ckpt_indexer.index import codec
+from ckpt_indexer.index.codec import Index, Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ckpt_indexer.model import Entry, Fingerprint
+
+LOCK_TIMEOUT_S = 10.0  # a commit takes milliseconds; longer means a stuck writer
+SET_ASIDE_INFIX = ".corrupt-"
+
+_listed_decoder = msgspec.json.Decoder(Listed)
+
+
+class Store:
+    """The index of one root, for writers."""
+
+    def __init__(self, root: str, *, on_set_aside: Callable[[str, str], None] | None = None) -> None:
+        """*on_set_aside* is told (new name, reason) when a file that is no index was moved out of the way."""
+        self.root = root
+        self.loads = 0  # how often entries came from the file; a number that moved means another writer was there
+        self._on_set_aside = on_set_aside
+        self._lock = FileLock(os.path.join(root, layout.LOCK_NAME), mode=0o666)
+        self._index = Index()
+        self._fingerprint: Fingerprint | None = None  # of the file self._index came from
+        self._listed: dict[str, Listed] = {}
+        self._members: dict[str, set[str]] = {}  # experiment -> keys
+        self._listings: dict[str, msgspec.Raw] = {}
+
+    @property
+    def generation(self) -> int:
+        return self._index.generation
+
+    @property
+    def entries(self) -> Mapping[str, msgspec.Raw]:
+        """The entries as last read or written, encoded."""
+        return self._index.entries
+
+    def load(self) -> None:
+        """Read the index if the file changed since. A missing index is an empty one.
+
+        Raises:
+            IndexTooNew: a newer major version wrote it.
+        """
+        with self._locked():
+            self._load()
+
+    def commit(self, changed: Iterable[Entry], removed: Iterable[str] = ()) -> list[str]:
+        """Put entries in, take keys out, and write the index once, or not at all if it says all that already.
+
+        Gives the keys whose entries really changed. The entries' ``generation`` and ``indexed_at`` are set here.
+
+        Raises:
+            IndexLocked: another writer kept the lock for ``LOCK_TIMEOUT_S``; nothing changed.
+            IndexTooNew: a newer major version wrote the index; nothing changed.
+            OSError: the index could not be written; the old one stands.
+        """
+        # Read after locking: a copy read earlier may predate another writer's commit, and saving it back would drop
+        # that writer's entries.
+        with self._locked():
+            self._load()
+            now = _now()
+            entries = self._index.entries
+            generation = self._index.generation + 1
+            new: dict[str, msgspec.Raw | None] = {}
+            for entry in changed:
+                previous = entries.get(entry.path)
+                if previous is not None and codec.same_content(entry, previous):
+                    continue
+                stamped = msgspec.structs.replace(entry, generation=generation, indexed_at=now)
+                new[entry.path] = codec.encode_entry(stamped, previous)
+            new.update((key, None) for key in removed if key in entries)
+            if not new and self._fingerprint is not None:
+                return []
+            self._write(new, generation, now)
+            return list(new)
+
+    def _write(self, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
+        before = {key: self._index.entries.get(key) for key in new}
+        self._put(new)
+        index = self._index
+        index = Index(generation=generation, last_updated=now, entries=index.entries, extra=index.extra)
+        try:
+            with opened_folder(self.root, "") as folder:
+                data = codec.encode_index(index, self._listings)
+                self._fingerprint = replace_file(folder, layout.INDEX_NAME, data)
+        except BaseException:
+            self._put(before)
+            raise
+        self._index = index
+
+    def _put(self, new: Mapping[str, msgspec.Raw | None]) -> None:
+        """Apply changes to the entries in memory, and to what the ``checkpoints`` section says of them."""
+        experiments = set()
+        for key, raw in new.items():
+            old = self._listed.pop(key, None)
+            if old is not None:
+                experiments.add(old.experiment)
+                self._members[old.experiment].discard(key)
+            if raw is None:
+                self._index.entries.pop(key, None)
+                continue
+            self._index.entries[key] = raw
+            listed = _listed_decoder.decode(raw)
+            self._listed[key] = listed
+            self._members.setdefault(listed.experiment, set()).add(key)
+            experiments.add(listed.experiment)
+        for experiment in experiments:
+            members = self._members[experiment]
+            listing = codec.encode_listing([self._listed[key] for key in members])
+            if listing is None:
+                self._listings.pop(experiment, None)
+            else:
+                self._listings[experiment] = listing
+            if not members:
+                del self._members[experiment]
+
+    def _load(self) -> None:
+        path = os.path.join(self.root, layout.INDEX_NAME)
+        try:
+            with open(path, "rb") as file:
+                fingerprint = fingerprint_of(os.fstat(file.fileno()))
+                if fingerprint == self._fingerprint:
+                    return
+                data = file.read()
+        except FileNotFoundError:
+            if self._fingerprint is not None or not self.loads:
+                self._replace(Index(), None)
+            return
+        try:
+            self._replace(codec.decode_index(data, path), fingerprint)
+        except IndexCorrupt as error:
+            self._set_aside(path, error)
+            self._replace(Index(), None)
+
+    def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
+        entries, index.entries = index.entries, {}
+        self._index, self._listed, self._members, self._listings = index, {}, {}, {}
+        usable: dict[str, msgspec.Raw | None] = {}
+        for key, raw in entries.items():
+            # An entry edited by hand into something else is dropped here, and made anew by the next pass.
+            with contextlib.suppress(msgspec.MsgspecError):
+                if codec.decode_entry(raw).path == key:
+                    usable[key] = raw
+        self._put(usable)
+        self._fingerprint = fingerprint
+        self.loads += 1
+
+    def _set_aside(self, path: str, error: IndexCorrupt) -> None:
+        name = f"{layout.INDEX_NAME}{SET_ASIDE_INFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        os.replace(path, os.path.join(self.root, name))
+        if self._on_set_aside is not None:
+            self._on_set_aside(name, str(error))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self._lock.acquire(timeout=LOCK_TIMEOUT_S, poll_interval=0.005)
+        except Timeout:
+            raise IndexLocked(path=self._lock.lock_file, waited_s=LOCK_TIMEOUT_S) from None
+        except OSError as error:
+            raise RootUnusable(root=self.root, reason=error.strerror or str(error)) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -1,0 +1,132 @@
+"""Path rules: what a path below the root is called, and which names are whose.
+
+Owns the names of every file this project reads or writes and the mapping between a key and a path; promises that
+``to_path(to_key(p)) == p`` for every POSIX path. Touches no disk.
+
+A **key** is a checkpoint's POSIX path relative to the root, as text that is always valid UTF-8: a byte that is not
+part of UTF-8 is written ``\\xHH`` and a backslash ``\\\\``; every other character stands for itself.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import NamedTuple
+
+CHECKPOINT_SUFFIX = ".ckpt"
+SIDECAR_SUFFIX = ".metadata.yaml"
+INDEX_NAME = ".checkpoint_index.json"
+LOCK_NAME = ".checkpoint_index.lock"
+DAEMON_LOCK_NAME = ".checkpoint_index.daemon.lock"
+DAEMON_STATE_NAME = ".checkpoint_index.daemon.json"
+COOKIE_PREFIX = ".checkpoint_index.cookie-"
+TEMPORARY_PREFIX = ".ckpt-indexer-"  # + random + suffix: short, because a checkpoint's name may fill all 255 bytes
+TEMPORARY_SUFFIX = ".tmp"
+NAME_BYTES_MAX = 255  # NAME_MAX of every Linux file system in use
+CONFIG_NAME = "config.yaml"
+HYDRA_FOLDER = ".hydra"
+
+_ESCAPE = re.compile(r"[\\\udc80-\udcff]")
+_UNESCAPE = re.compile(r"\\(\\|x[89a-f][0-9a-f])")
+
+
+def to_key(path: str) -> str:
+    r"""Write a path (as ``os.fsdecode`` gives it) as a key.
+
+    >>> to_key("a/b.ckpt"), to_key("a\\b"), to_key("\udcff.ckpt")
+    ('a/b.ckpt', 'a\\\\b', '\\xff.ckpt')
+    """
+    return _ESCAPE.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\x{ord(m[0]) - 0xDC00:02x}", path)
+
+
+def to_path(key: str) -> str:
+    r"""Give back the path that ``to_key`` was given.
+
+    >>> to_path('a\\\\b\\xff') == "a\\b\udcff"
+    True
+    """
+    return _UNESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), key)
+
+
+def is_checkpoint(name: str) -> bool:
+    return name.endswith(CHECKPOINT_SUFFIX)
+
+
+def is_temporary(name: str) -> bool:
+    """Say whether this project made the name for a file that is not finished."""
+    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
+
+
+def sidecar_path(checkpoint_path: str) -> str:
+    return checkpoint_path + SIDECAR_SUFFIX
+
+
+class Place(NamedTuple):
+    """Where a checkpoint stands: root / experiment / "checkpoints" / name, after normalising, is its path."""
+
+    experiment: str
+    name: str
+
+
+def place_of(key: str) -> Place:
+    """Apply the path rule of the index's ``checkpoints`` section.
+
+    >>> place_of("ocr/b/checkpoints/epoch=2-val/hmean=0.7188.ckpt")
+    Place(experiment='ocr/b', name='epoch=2-val/hmean=0.7188.ckpt')
+    >>> place_of("ocr/b/x.ckpt")
+    Place(experiment='ocr/b', name='../x.ckpt')
+    >>> place_of("x.ckpt"), place_of("checkpoints/x.ckpt")
+    (Place(experiment='.', name='../x.ckpt'), Place(experiment='.', name='x.ckpt'))
+    """
+    parts = key.split("/")
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "checkpoints":
+            return Place("/".join(parts[:i]) or ".", "/".join(parts[i + 1 :]))
+    return Place("/".join(parts[:-1]) or ".", f"../{parts[-1]}")
+
+
+def subject_of(path: str) -> str | None:
+    """Name what an event at *path* (relative to the root) is about: the path to look at, ``None`` for nothing.
+
+    A sidecar stands for its checkpoint, a file inside a sharded checkpoint for that folder, a config file for the
+    folder whose checkpoints it describes. The empty path is the whole root. A path without one of these names is
+    looked at only if it is (or was) a folder, which the caller knows.
+
+    >>> subject_of("a/b.ckpt"), subject_of("a/b.ckpt.metadata.yaml"), subject_of("a/s.ckpt/meta.pt")
+    ('a/b.ckpt', 'a/b.ckpt', 'a/s.ckpt')
+    >>> subject_of("a/.hydra/config.yaml"), subject_of("a/config.yaml"), subject_of("config.yaml")
+    ('a', 'a', '')
+    >>> subject_of("a/notes.txt") is None
+    True
+    """
+    parts = path.split("/")
+    for i, part in enumerate(parts):
+        if is_checkpoint(part):
+            return "/".join(parts[: i + 1])
+    name = parts[-1]
+    if is_checkpoint(name.removesuffix(SIDECAR_SUFFIX)):
+        return path.removesuffix(SIDECAR_SUFFIX)
+    if name == CONFIG_NAME:
+        parts.pop()
+        if parts and parts[-1] == HYDRA_FOLDER:
+            parts.pop()
+        return "/".join(parts)
+    return None
+
+
+def ancestors(path: str) -> list[str]:
+    """List the folders above *path*, the nearest first, the root (``""``) last.
+
+    >>> ancestors("a/b/c.ckpt"), ancestors("c.ckpt")
+    (['a/b', 'a', ''], [''])
+    """
+    found = []
+    while path:
+        path = posixpath.dirname(path)
+        found.append(path)
+    return found
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Say whether *path* is *folder* or stands below it; everything is below ``""``."""
+    return not folder or path == folder or path.startswith(folder + "/")

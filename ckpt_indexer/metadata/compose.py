@@ -1,0 +1,200 @@
+"""The tiers put together: facts, configuration and somebody else's sidecar become one document.
+
+Pure and deterministic: the same inputs give the same document, byte for byte, on every run and whoever runs it.
+``indexer.sources`` says for each part which tier gave it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pydantic import BaseModel
+
+from ckpt_indexer import __version__
+from ckpt_indexer.layout import place_of
+from ckpt_indexer.metadata.architecture import recognise_encoder
+from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part
+from ckpt_indexer.metadata.schema import (
+    UNKNOWN,
+    Checkpointing,
+    Document,
+    DocumentProblem,
+    Indexer,
+    Metrics,
+    Model,
+    Source,
+    Training,
+)
+from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckpt_indexer.formats.facts import Facts
+    from ckpt_indexer.model import Fingerprint
+
+CALLBACKS_MAX = 20  # repeated in a sidecar
+# Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
+_CANONICAL = {
+    "precision": "precision", "recall": "recall", "hmean": "hmean", "f1": "hmean", "loss": "validation_loss",
+    "validation_loss": "validation_loss", "val_loss": "validation_loss",
+}  # fmt: skip
+_VALIDATION_PREFIXES = ("val/", "val_", "valid/", "valid_", "validation/", "validation_")
+
+
+class Config(msgspec.Struct):
+    """The configuration of the run that a checkpoint belongs to."""
+
+    path: str  # relative to the root
+    content: dict[str, Any]
+    fingerprint: Fingerprint
+
+
+def compose(
+    *, key: str, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None
+) -> Document:
+    """Make the document of a checkpoint from its own header (tier 3) and its run's configuration (tier 4)."""
+    content = config.content if config is not None else {}
+    sources: dict[str, Source] = {"training": "checkpoint"}
+    exp_name = find_text(content, "exp_name", "experiment_name")
+    sources["exp_name"] = "config" if exp_name else "path"
+    metrics, score, sources["metrics"] = _metrics(key, link_target, facts)
+    model, sources["model"] = _model(facts, content)
+    if config is not None:
+        sources["hydra_config_path"] = "config"
+    mtime = dt.datetime.fromtimestamp(fingerprint[1] // 10**9, dt.UTC).replace(
+        microsecond=fingerprint[1] // 1000 % 10**6
+    )
+    return Document(
+        checkpoint_path=key,
+        exp_name=exp_name or place_of(key).experiment.rpartition("/")[2],
+        created_at=mtime.replace(tzinfo=None).isoformat(timespec="microseconds"),
+        training=Training(
+            epoch=facts.epoch,
+            global_step=facts.global_step,
+            training_phase=find_text(content, "training_phase") or "training",
+            max_epochs=find_int(content, "trainer.max_epochs", "max_epochs"),
+        ),
+        model=model,
+        metrics=metrics,
+        checkpointing=_checkpointing(score, content, sources),
+        hydra_config_path=config.path if config is not None else None,
+        indexer=Indexer(
+            version=__version__,
+            fingerprint=fingerprint,
+            config_fingerprint=config.fingerprint if config is not None else None,
+            source="config" if facts.problem is not None and config is not None else "checkpoint",
+            sources=sources,
+            format=facts.format,
+            problem=DocumentProblem(code=facts.problem.code, message=facts.problem.message) if facts.problem else None,
+            monitor_value=score.value,
+            lightning_version=facts.lightning_version,
+            parameters=facts.parameters,
+            tensors=None if facts.tensors is None else len(facts.tensors),
+            has_optimizer=facts.has_optimizer,
+            content_id=facts.content_id,
+            hyper_parameters=facts.hyper_parameters,
+            datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
+            callbacks=[{"name": c.name, **c.parameters} for c in facts.callbacks[:CALLBACKS_MAX]],
+            warnings=facts.warnings[:20],
+        ),
+    )
+
+
+def overlay(made: Document, written: Document) -> Document:
+    """Let a sidecar that something else wrote (tier 1) win over what was made, wherever it knows something."""
+    merged = _merged(made.model_dump(), written.model_dump(exclude={"indexer", "checkpoint_path"}))
+    document = Document.model_validate(merged)
+    assert document.indexer is not None  # noqa: S101 - *made* has it
+    document.indexer.source = "sidecar"
+    for part in ("exp_name", "training", "model", "metrics", "checkpointing", "hydra_config_path", "wandb_run_id"):
+        value = getattr(written, part)
+        if _known(value.model_dump() if isinstance(value, BaseModel) else value):
+            document.indexer.sources[part] = "sidecar"
+    return document
+
+
+def _merged(made: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    result = dict(made)
+    for key, value in written.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        elif _known(value):
+            result[key] = value
+    return result
+
+
+def _known(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_known, value.values()))
+    return value is not None and value not in (UNKNOWN, [], {})
+
+
+def _metrics(key: str, link_target: str | None, facts: Facts) -> tuple[Metrics, Score, Source]:
+    """Collect this checkpoint's own metrics: those it carries, its score, and the numbers in its name, in this order."""
+    names = [key] if link_target is None else [link_target, key]
+    logged = {name: value for group in facts.metrics.values() for name, value in group.items()}
+    named = {k: v for name in names for k, v in numbers_in_name(name).items()}
+    score = find_score(names, facts, {**named, **logged})
+    if score.value is None and score.monitor is not None:
+        canonical = canonical_name(score.monitor)
+        own = [value for name, value in logged.items() if canonical is not None and canonical_name(name) == canonical]
+        if len(own) == 1:
+            score = score._replace(value=own[0])
+    if score.monitor is None and len(named) == 1:
+        ((monitor, value),) = named.items()
+        score = Score(monitor, None, value)
+    known = {**named, **logged}
+    if score.monitor is not None and score.value is not None:
+        known[score.monitor] = score.value
+    metrics = Metrics()
+    for name, value in known.items():
+        field = canonical_name(name)
+        if field != name:
+            metrics.additional_metrics[name] = value
+        if field is not None and (getattr(metrics, field) is None or name == score.monitor):
+            setattr(metrics, field, value)
+    return metrics, score, "checkpoint" if logged or (score.state and score.value is not None) else "name"
+
+
+def canonical_name(name: str) -> str | None:
+    """Name the schema's field for a metric, ``None`` where it has none.
+
+    >>> canonical_name("val/hmean"), canonical_name("val_loss"), canonical_name("train/loss")
+    ('hmean', 'validation_loss', None)
+    """
+    for prefix in _VALIDATION_PREFIXES:
+        if name.startswith(prefix):
+            return _CANONICAL.get(name.removeprefix(prefix))
+    return None if name == "loss" else _CANONICAL.get(name)
+
+
+def _model(facts: Facts, content: Mapping[str, Any]) -> tuple[Model, Source]:
+    """Read the model from the config, else from the hyper-parameters, else from the tensors' names and shapes."""
+    model = model_part(dict(content))
+    source: Source = "config" if _known(model.model_dump()) else "checkpoint"
+    if facts.hyper_parameters:
+        model = Model.model_validate(_merged(model_part(facts.hyper_parameters).model_dump(), model.model_dump()))
+    if UNKNOWN in (model.encoder.model_name, model.architecture) and facts.tensors:
+        recognised = recognise_encoder({tensor.name: tensor.shape for tensor in facts.tensors})
+        if recognised is not None:
+            if model.encoder.model_name == UNKNOWN:
+                model.encoder.model_name = recognised
+            if model.architecture == UNKNOWN:
+                model.architecture = recognised
+    return model, source
+
+
+def _checkpointing(score: Score, content: dict[str, Any], sources: dict[str, Source]) -> Checkpointing:
+    """Say how the checkpoint was selected: by the callback's own state, the rest from the config."""
+    part = checkpointing_part(content)
+    sources["checkpointing"] = "config" if _known(part.model_dump()) else "checkpoint"
+    if score.monitor is not None:
+        if part.monitor != score.monitor:
+            part = Checkpointing(monitor=score.monitor)  # the config's settings are another callback's
+        if score.mode in ("min", "max"):
+            part.mode = score.mode  # type: ignore[assignment]
+        sources["checkpointing"] = "checkpoint"
+    return part

@@ -1,0 +1,75 @@
+"""From a checkpoint's document to its record in the index: a pure function, so that a sidecar alone gives the entry."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from ckpt_indexer.layout import place_of
+from ckpt_indexer.metadata.schema import UNKNOWN
+from ckpt_indexer.model import Entry, Fingerprint, Monitor, Problem, to_number
+
+if TYPE_CHECKING:
+    from ckpt_indexer.metadata.schema import Document
+
+
+def utc_text(mtime_ns: int) -> str:
+    """Write nanoseconds since 1970 as ISO 8601 in UTC with microseconds.
+
+    >>> utc_text(1_700_000_000_123_456_789)
+    '2023-11-14T22:13:20.123456Z'
+    """
+    seconds, rest = divmod(mtime_ns, 10**9)
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (OverflowError, ValueError, OSError):  # a file system may hold any 64-bit time
+        moment = dt.datetime.fromtimestamp(0, dt.UTC)
+    return moment.replace(microsecond=rest // 1000, tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, problem: Problem | None) -> Entry:
+    """Make the entry of a checkpoint of which only its place is known."""
+    place = place_of(key)
+    return Entry(
+        path=key,
+        experiment=place.experiment,
+        name=place.name,
+        size_bytes=fingerprint[0],
+        mtime=utc_text(fingerprint[1]),
+        fingerprint=fingerprint,
+        status="ok" if problem is None else problem.status,
+        problem=problem,
+        link_target=link_target,
+    )
+
+
+def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target: str | None) -> Entry:
+    """Make a checkpoint's entry from its document."""
+    indexer = document.indexer
+    assert indexer is not None  # noqa: S101 - only documents this project completed come here
+    problem = None if indexer.problem is None else Problem(indexer.problem.code, indexer.problem.message)
+    entry = bare_entry(key, fingerprint, link_target, problem)
+    entry.format = indexer.format
+    entry.epoch = document.training.epoch
+    entry.global_step = document.training.global_step
+    entry.metrics = {
+        name: to_number(value)
+        for name in ("precision", "recall", "hmean", "validation_loss")
+        if (value := getattr(document.metrics, name)) is not None
+    } | {name: to_number(value) for name, value in document.metrics.additional_metrics.items()}
+    checkpointing = document.checkpointing
+    if checkpointing.monitor is not None:
+        value = indexer.monitor_value
+        entry.monitor = Monitor(checkpointing.monitor, checkpointing.mode, None if value is None else to_number(value))
+    entry.architecture = _known(document.model.architecture)
+    entry.encoder = _known(document.model.encoder.model_name)
+    entry.parameters = indexer.parameters
+    entry.lightning_version = indexer.lightning_version
+    entry.metadata_source = indexer.source
+    entry.wandb_run_id = document.wandb_run_id
+    entry.content_id = indexer.content_id
+    return entry
+
+
+def _known(name: str) -> str | None:
+    return None if name == UNKNOWN else name

@@ -1,0 +1,146 @@
+"""The sidecar's document: what is known about one checkpoint, in the form that existing tools read.
+
+Field names and their order are the contract; everything this project adds stands under ``indexer``. Unknown fields,
+which a newer minor version may bring, are kept. Numbers that are not known are ``None``, names ``"unknown"``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ckpt_indexer.model import Fingerprint, Format
+
+SCHEMA_VERSION = "1.0"
+UNKNOWN = "unknown"
+
+Tier = Literal["sidecar", "embedded", "checkpoint", "config", "wandb"]
+Source = Tier | Literal["path", "name"]  # of one part: also the folders' names, and the numbers in the file's name
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]  # YAML reads an unquoted 1.0 or 2024 as a number
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Training(_Part):
+    """How far training had come."""
+
+    epoch: int | None = None
+    global_step: int | None = None
+    training_phase: Text = "training"
+    max_epochs: int | None = None
+
+
+class Encoder(_Part):
+    """The backbone."""
+
+    model_name: Text = UNKNOWN
+    pretrained: bool | None = None
+    frozen: bool | None = None
+
+
+class Decoder(_Part):
+    """What stands between encoder and head."""
+
+    name: Text = UNKNOWN
+    in_channels: list[int] = []
+    inner_channels: int | None = None
+    output_channels: int | None = None
+    params: dict[str, Any] = {}
+
+
+class Head(_Part):
+    """What makes the prediction."""
+
+    name: Text = UNKNOWN
+    in_channels: int | None = None
+    params: dict[str, Any] = {}
+
+
+class Loss(_Part):
+    """What was minimised."""
+
+    name: Text = UNKNOWN
+    params: dict[str, Any] = {}
+
+
+class Model(_Part):
+    """What was trained."""
+
+    architecture: Text = UNKNOWN
+    encoder: Encoder = Field(default_factory=Encoder)
+    decoder: Decoder = Field(default_factory=Decoder)
+    head: Head = Field(default_factory=Head)
+    loss: Loss = Field(default_factory=Loss)
+
+
+class Metrics(_Part):
+    """How good this very checkpoint is."""
+
+    precision: float | None = None
+    recall: float | None = None
+    hmean: float | None = None
+    validation_loss: float | None = None
+    additional_metrics: dict[str, float] = {}
+
+
+class Checkpointing(_Part):
+    """What the checkpoint was saved for."""
+
+    monitor: Text | None = None
+    mode: Literal["min", "max"] | None = None
+    save_top_k: int | None = None
+    save_last: bool | Literal["link"] | None = None
+
+
+class DocumentProblem(_Part):
+    """A problem of the checkpoint, as ``model.Problem``."""
+
+    code: str
+    message: str
+
+
+class Indexer(_Part):
+    """What ckpt-indexer adds, and by which it knows a sidecar of its own."""
+
+    version: Text  # of ckpt-indexer
+    fingerprint: Fingerprint  # of the checkpoint this was made from
+    config_fingerprint: Fingerprint | None = None
+    source: Tier = "checkpoint"  # the highest tier that gave something
+    sources: dict[str, Source] = {}  # part of the document -> the tier that gave it
+    format: Format = "torch-zip"
+    problem: DocumentProblem | None = None
+    monitor_value: float | None = None  # this very checkpoint's score
+    lightning_version: Text | None = None
+    parameters: int | None = None
+    tensors: int | None = None  # how many the state dict holds
+    has_optimizer: bool = False
+    content_id: str | None = None
+    hyper_parameters: dict[str, Any] | None = None
+    datamodule_hyper_parameters: dict[str, Any] | None = None
+    callbacks: list[dict[str, Any]] = []
+    warnings: list[str] = []
+
+
+class Document(_Part):
+    """A sidecar's content."""
+
+    schema_version: Text = SCHEMA_VERSION
+    checkpoint_path: str  # the key
+    exp_name: Text
+    created_at: str  # ISO 8601 in UTC: when the checkpoint was written
+    training: Training = Field(default_factory=Training)
+    model: Model = Field(default_factory=Model)
+    metrics: Metrics = Field(default_factory=Metrics)
+    checkpointing: Checkpointing = Field(default_factory=Checkpointing)
+    hydra_config_path: str | None = None
+    wandb_run_id: Text | None = None
+    indexer: Indexer | None = None  # absent in sidecars that something else wrote

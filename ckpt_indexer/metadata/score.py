@@ -1,0 +1,132 @@
+"""This checkpoint's own score: which metric it was selected by, and what it reached. Never another checkpoint's.
+
+A Lightning checkpoint carries the scores of several checkpoints and the paths, on the training machine, that they were
+saved to. Which of them is about this file follows from its name alone; the sources, in this order:
+
+1. ``best_k_models``, under this file's name (or its link target's). Folders count, from the right: the name
+   ``epoch=2-val/hmean=0.71.ckpt`` makes one, and ``hmean=0.71.ckpt`` alone may exist twice.
+2. ``current_score``, if this file is the monitor's own ``last`` *and* the top-k checkpoint that score belongs to was
+   saved at the same step. ``last`` may be newer than the last top-k checkpoint: the score is then another file's.
+3. metrics that user code left in the checkpoint.
+4. the number in the file's name, rounded as it is.
+
+A file saved outside the monitor's own save (``on_exception.ckpt``, ``trainer.save_checkpoint``) appears in none.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckpt_indexer.formats.facts import Facts, MonitorState
+
+# "epoch=2-val/hmean=0.7188.ckpt", "best-epoch=0-val_loss=0.87-v1.ckpt": name=number, set off by "-" or the path.
+_NUMBER_IN_NAME = re.compile(r"([A-Za-z_][\w./ ]*)=(-?\d+(?:\.\d+)?(?:e-?\d+)?|-?inf|nan)(?=-|$)")
+_COUNTERS = frozenset({"epoch", "step", "global_step"})
+
+
+class Score(NamedTuple):
+    """The monitor of a checkpoint and what this very checkpoint reached."""
+
+    monitor: str | None = None
+    mode: str | None = None
+    value: float | None = None
+    state: MonitorState | None = None  # the callback that saved the file
+
+
+def find_score(names: Iterable[str], facts: Facts, metrics: Mapping[str, float]) -> Score:
+    """Find the score of the checkpoint called *names* (its key, and its target's if it is a link).
+
+    *metrics* are those known to be this checkpoint's own, by name.
+    """
+    names = list(names)
+    for state in facts.monitors:
+        for name in names:
+            value = _own_score(name, state.best_k_models)
+            if value is None and _is_last(name, state):
+                value = _last_score(state, facts)
+            if value is not None:
+                return Score(state.monitor, state.mode, value, state)
+    state = _saver(names, facts.monitors)
+    if state is None:
+        return Score()
+    return Score(state.monitor, state.mode, None if state.monitor is None else metrics.get(state.monitor), state)
+
+
+def _parts_in_common(a: str, b: str) -> int:
+    pairs = zip(reversed(a.split("/")), reversed(b.replace("\\", "/").split("/")), strict=False)
+    count = 0
+    for x, y in pairs:
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def _own_score(name: str, scores: Mapping[str, float]) -> float | None:
+    """Find the path that ends like *name*, the longest match; ambiguous matches with different scores are none."""
+    common = {path: _parts_in_common(name, path) for path in scores}
+    longest = max(common.values(), default=0)
+    found = {scores[path] for path, count in common.items() if count == longest} if longest else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_last(name: str, state: MonitorState) -> bool:
+    last = state.last_model_path
+    return last is not None and posixpath.basename(name) == posixpath.basename(last.replace("\\", "/"))
+
+
+def _last_score(state: MonitorState, facts: Facts) -> float | None:
+    """Give ``current_score`` if it belongs to the step at which this file was saved."""
+    for path, score in state.best_k_models.items():
+        if score != state.current_score:
+            continue
+        numbers = numbers_in_name(path, counters=True)
+        step, epoch = numbers.get("step", numbers.get("global_step")), numbers.get("epoch")
+        if step is not None:
+            same = step == facts.global_step
+        else:  # the name tells the epoch only: enough if this epoch was validated once
+            same = epoch is not None and epoch == facts.epoch and facts.validations_in_epoch == 1
+        if same:
+            return score
+    return None
+
+
+def _saver(names: list[str], states: list[MonitorState]) -> MonitorState | None:
+    """Name the callback that most likely belongs to the file: the one that names it, else the first with a monitor."""
+    bases = {posixpath.basename(name) for name in names}
+    for state in states:
+        known = [state.last_model_path, state.best_model_path, *state.best_k_models]
+        if any(posixpath.basename(path.replace("\\", "/")) in bases for path in known if path):
+            return state
+    return next((state for state in states if state.monitor is not None), states[0] if states else None)
+
+
+def numbers_in_name(path: str, *, counters: bool = False) -> dict[str, float]:
+    """Read the metrics (or the counters) that a file's name spells out, its folders included where they belong to it.
+
+    >>> numbers_in_name("run/checkpoints/epoch=2-val/hmean=0.7188.ckpt")
+    {'val/hmean': 0.7188}
+    >>> numbers_in_name("epoch=2-step=30.ckpt", counters=True)
+    {'epoch': 2.0, 'step': 30.0}
+    >>> numbers_in_name("lr=0.1/checkpoints/last.ckpt")
+    {}
+    """
+    folder, _, name = path.removesuffix(".ckpt").rpartition("/")
+    # A metric's slash makes a folder: "epoch=2-val" / "hmean=0.71". Only such a folder is part of the name: it has a
+    # counter in front of an unfinished metric's name.
+    while True:
+        folder, _, last = folder.rpartition("/")
+        if re.search(r"(?:^|-)(?:epoch|step)=\d+-[A-Za-z_][\w ]*$", last) is None:
+            break
+        name = f"{last}/{name}"
+    found = {}
+    for match in _NUMBER_IN_NAME.finditer(name):
+        key = match[1].rpartition("=")[2].lstrip("/")
+        if (key in _COUNTERS) == counters:
+            found[key] = float(match[2])
+    return found

@@ -1,0 +1,49 @@
+"""The document's form on disk: block YAML in, block YAML out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.metadata.schema import SCHEMA_VERSION, Document
+
+_MAJOR = SCHEMA_VERSION.partition(".")[0]
+
+
+def parse_sidecar(content: Any) -> Document:
+    """Validate what was loaded from a sidecar's YAML.
+
+    Raises:
+        SidecarInvalid: it is no document of this schema's major version; every fault is named.
+    """
+    if not isinstance(content, dict):
+        raise SidecarInvalid(reason="it is no mapping")
+    version = str(content.get("schema_version", SCHEMA_VERSION))
+    if version.partition(".")[0] != _MAJOR:
+        raise SidecarInvalid(reason=f"schema_version {version} is not {_MAJOR}.x")
+    try:
+        return Document.model_validate(content)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise SidecarInvalid(reason="; ".join(faults[:5])) from None
+
+
+def encode_sidecar(document: Document) -> bytes:
+    """Write the document as block YAML, fields in the schema's order."""
+    content = document.model_dump(mode="json", exclude_none=False)
+    if document.indexer is None:
+        del content["indexer"]
+    dumped: bytes = yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8", width=1000
+    )
+    return dumped
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Without anchors: the document is a tree, and equal lists are no aliases of each other."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True

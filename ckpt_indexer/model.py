@@ -1,0 +1,138 @@
+"""The records that cross module borders: an entry of the index and the words it is made of.
+
+Owns the names and types of DESIGN's "files on disk"; knows neither how an entry is made nor how it is stored. Plain
+``msgspec`` structs, so that a reader of the index pays for nothing else. A field that is not known is ``None``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+Status = Literal["ok", "incomplete", "corrupt", "unsupported", "unreadable"]
+Format = Literal[
+    "torch-zip", "torch-legacy", "torchscript", "safetensors", "pickle", "sharded-dcp", "sharded-deepspeed", "unknown"
+]
+Mode = Literal["min", "max"]
+Number = float | int | Literal["NaN", "Infinity", "-Infinity"]  # the three strings: JSON has no such numbers
+Fingerprint = tuple[int, int, int]  # (size in bytes, mtime in ns, inode): cheap "is it the same file content?"
+
+# What can be wrong with a checkpoint: code -> the status it means. Documented in the README; a test holds both together.
+PROBLEMS: dict[str, Status] = {
+    "empty": "incomplete",
+    "truncated": "incomplete",
+    "zero-filled": "incomplete",
+    "unsettled": "incomplete",
+    "container-damaged": "corrupt",
+    "checksum-mismatch": "corrupt",
+    "pickle-damaged": "corrupt",
+    "record-missing": "corrupt",
+    "record-short": "corrupt",
+    "format-unsupported": "unsupported",
+    "not-a-checkpoint": "unsupported",
+    "permission-denied": "unreadable",
+    "io-error": "unreadable",
+    "not-a-file": "unreadable",
+    "link-dangling": "unreadable",
+    "link-loop": "unreadable",
+    "link-outside": "unreadable",
+    "memory-limit": "unreadable",
+    "time-limit": "unreadable",
+    "limit-exceeded": "unreadable",
+    "reader-crashed": "unreadable",
+    # of the sidecar, never of the checkpoint itself (Entry.metadata_problem)
+    "sidecar-invalid": "ok",
+    "sidecar-unwritable": "ok",
+}
+MESSAGE_MAX = 300  # characters; a message may quote the file, and files may hold anything
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a checkpoint (or its sidecar) cannot be used, kept in its entry."""
+
+    code: str  # a key of PROBLEMS
+    message: str  # one bounded printable line, for people
+
+    @classmethod
+    def of(cls, code: str, message: object = "") -> Problem:
+        """Make a problem whose message is one bounded, printable line.
+
+        >>> Problem.of("empty", "a\\x1b[31m\\nb").message
+        'a?[31m b'
+        """
+        line = " ".join(str(message)[: 4 * MESSAGE_MAX].split())
+        line = "".join(c if c.isprintable() else "?" for c in line)
+        return cls(code, line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 1] + "…")
+
+    @property
+    def status(self) -> Status:
+        return PROBLEMS[self.code]
+
+
+class Monitor(msgspec.Struct):
+    """The metric a checkpoint was selected by."""
+
+    name: str
+    mode: Mode | None = None
+    value: Number | None = None  # the score of this very checkpoint; never another one's
+
+
+class Entry(msgspec.Struct, kw_only=True):
+    """One checkpoint's record in the index, under its key."""
+
+    path: str  # the key: POSIX path relative to the root
+    experiment: str
+    name: str
+    size_bytes: int
+    mtime: str  # ISO 8601, UTC, microseconds
+    fingerprint: Fingerprint
+    format: Format = "unknown"
+    status: Status = "ok"
+    problem: Problem | None = None
+    link_target: str | None = None  # of a symlink: the target's key, or the link's text where that is not in the root
+    epoch: int | None = None
+    global_step: int | None = None
+    metrics: dict[str, Number] = {}
+    monitor: Monitor | None = None
+    architecture: str | None = None
+    encoder: str | None = None
+    parameters: int | None = None  # elements in the state dict's tensors, shared storage counted once
+    lightning_version: str | None = None
+    metadata_file: str | None = None  # the sidecar's path relative to the root
+    metadata_source: Literal["sidecar", "embedded", "checkpoint", "config", "wandb"] | None = None
+    metadata_problem: Problem | None = None
+    metadata_fingerprint: Fingerprint | None = None  # of the sidecar
+    config_path: str | None = None  # relative to the root
+    config_fingerprint: Fingerprint | None = None
+    wandb_run_id: str | None = None
+    content_id: str | None = None
+    generation: int = 0  # the index's generation in which this entry last changed
+    indexed_at: str = ""  # ISO 8601, UTC
+
+    def metric(self, name: str) -> float | None:
+        """Give a metric as a float (NaN and infinities included), ``None`` where it is not known."""
+        return to_float(self.metrics.get(name))
+
+
+def to_number(value: float) -> Number:
+    """Write a number as strict JSON can hold it.
+
+    >>> [to_number(x) for x in (0.5, 3, float("nan"), float("-inf"))]
+    [0.5, 3, 'NaN', '-Infinity']
+    """
+    if math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def to_float(value: Number | None) -> float | None:
+    """Undo ``to_number``.
+
+    >>> to_float("-Infinity"), to_float(3), to_float(None)
+    (-inf, 3.0, None)
+    """
+    return None if value is None else float(value)

@@ -1,0 +1,78 @@
+"""The daemon's settings: one table, from which flags, environment, the YAML file, ``--help`` and the README follow.
+
+Precedence: flags, then ``CKPT_INDEXER_*``, then the YAML file, then the defaults here. Commands that only read need no
+settings and do not import this module.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ckpt_indexer.errors import SettingInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVIRONMENT_PREFIX = "CKPT_INDEXER_"
+_FILE_MAX = 64 << 10  # bytes
+
+
+class Settings(BaseModel):
+    """How the daemon works; each field is a flag, an environment variable and a key of the YAML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scan_interval: float = Field(
+        default=60.0, ge=1.0, le=86_400.0, description="Seconds between passes over the whole tree, ±25 % jitter."
+    )
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that read checkpoints.")
+    sidecars: bool = Field(default=True, description="Write a .metadata.yaml beside each checkpoint.")
+    remove_orphans: bool = Field(
+        default=True, description="Remove sidecars that this program wrote when their checkpoint is gone."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="JSON lines, text, or text on a terminal and JSON elsewhere."
+    )
+
+
+def load_settings(
+    flags: Mapping[str, Any], environment: Mapping[str, str], config_file: str | os.PathLike[str] | None
+) -> Settings:
+    """Put the settings together; values that are ``None`` in *flags* were not given.
+
+    Raises:
+        SettingInvalid: a file cannot be read, a key is unknown, or a value is out of its range.
+    """
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        values.update(_read_file(os.fspath(config_file)))
+    for name in Settings.model_fields:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            values[name] = environment[variable]
+    values.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise SettingInvalid(setting=".".join(map(str, first["loc"])), reason=first["msg"]) from None
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = yaml.load(file.read(_FILE_MAX), Loader=yaml.CSafeLoader)
+    except OSError as error:
+        raise SettingInvalid(setting=path, reason=error.strerror or str(error)) from None
+    except yaml.YAMLError as error:
+        raise SettingInvalid(setting=path, reason=f"not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SettingInvalid(setting=path, reason="it is no mapping of settings")
+    return content

@@ -1,0 +1,246 @@
+"""Inotify, by the rules that a catalogue needs: an emitter for ``watchdog``'s ``BaseObserver``.
+
+It owns one inotify descriptor and the watches of every folder below the root; promises that whatever it cannot see is
+said, never swallowed. ``watchdog``'s own emitter, measured, loses events silently when the kernel's queue overflows and
+then rebuilds its watches in place, which overflows the queue again; reports files under their old path after a folder
+was moved away; holds all events back 0.5 s for every file moved out; and is silently blind without watches. Here:
+
+| the kernel says | done at once | told |
+|---|---|---|
+| file created, closed after writing, moved in, attributes changed | | created, closed (the path) |
+| file deleted, moved away | | deleted |
+| folder created, moved in | watch it and all below, *then* tell: what came earlier is found by looking | folder created |
+| folder moved away | forget its watches and those below; moves are not paired | folder deleted |
+| queue overflow | stop for good: the owner makes a new emitter, on a new descriptor, and looks at everything | ``Blinded`` |
+| root deleted, moved, unmounted | the same | ``Blinded`` |
+| no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``Blinded``, once, with the folder |
+| folder unreadable (EACCES) | go on | ``Blinded``, once for each folder |
+
+Every event only says where to look. The mask leaves out reads (a reader must not wake us), and includes attribute
+changes, because a copy across file systems sets the file's time after closing it. Works on bytes paths inside; events
+carry ``os.fsdecode``d absolute paths, as ``watchdog`` defines them.
+
+Source: inotify(7), "Limitations and caveats"; watchdog.observers.api.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+from ctypes import get_errno
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileSystemEvent,
+)
+from watchdog.observers.api import EventEmitter
+from watchdog.observers.inotify_c import InotifyConstants as In
+from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, inotify_init, inotify_rm_watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MASK = (
+    In.IN_CREATE | In.IN_CLOSE_WRITE | In.IN_MOVED_FROM | In.IN_MOVED_TO | In.IN_DELETE | In.IN_ATTRIB
+    | In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_ONLYDIR | In.IN_DONT_FOLLOW | In.IN_EXCL_UNLINK
+)  # fmt: skip
+_HEADER = struct.Struct("iIII")  # wd, mask, cookie, length of the name that follows
+_READ_BYTES = 256 << 10  # some 5,000 events
+_OUT_OF_WATCHES = (errno.ENOSPC, errno.ENOMEM)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Blinded(FileSystemEvent):
+    """Something below ``src_path`` can change from now on without an event."""
+
+    event_type = "blinded"
+
+    def __init__(self, src_path: str, reason: str, *, lost: bool) -> None:
+        super().__init__(src_path)
+        self.reason = reason  # "overflow", "root", "watches", "unreadable"
+        self.lost = lost  # the emitter has stopped; everything has to be looked at again
+
+
+class _Folder(NamedTuple):
+    wd: int
+    children: set[bytes]  # paths of the watched folders in it
+
+
+class InotifyEmitter(EventEmitter):
+    """Watches every folder below ``watch.path``; the emitter's own thread is the only one that touches its state.
+
+    *wanted* is asked for each file's name: events about other names are dropped before they cost anything.
+    """
+
+    def __init__(self, *args: Any, wanted: Callable[[bytes], bool] = lambda _: True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._wanted = wanted
+        self._root = os.fsencode(self.watch.path)
+        self._fd = -1
+        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._path_of: dict[int, bytes] = {}
+        self._folders: dict[bytes, _Folder] = {}
+        self._unwatched: set[bytes] = set()  # folders that could not be watched, told once each
+
+    @property
+    def watches(self) -> int:
+        """How many folders are watched."""
+        return len(self._path_of)
+
+    def on_thread_start(self) -> None:
+        """Open the descriptor and watch the tree; called before the thread runs.
+
+        Raises:
+            OSError: no inotify descriptor (EMFILE), or the root cannot be watched.
+        """
+        fd = inotify_init()
+        if fd < 0:
+            number = get_errno()
+            raise OSError(number, f"inotify_init: {os.strerror(number)}", self.watch.path)
+        self._fd = fd
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)
+        if self._watch_folder(self._root, None) is None:
+            number = get_errno()
+            os.close(fd)
+            self._fd = -1
+            raise OSError(number, os.strerror(number), self.watch.path)
+        self._watch_below(self._root)
+
+    def on_thread_stop(self) -> None:
+        """Wake the thread; it closes the descriptor itself, which frees all watches at once."""
+        os.write(self._stop_write, b"x")
+
+    def run(self) -> None:
+        """Read events until stopped, overflown or orphaned."""
+        try:
+            while self.should_keep_running() and self._read_batch():
+                pass
+        finally:
+            # Closing the descriptor drops its watches without one IN_IGNORED each, which in a large tree would
+            # overflow the queue anew.
+            for fd in (self._fd, self._stop_read, self._stop_write):
+                os.close(fd)
+
+    def _read_batch(self) -> bool:
+        select.select([self._fd, self._stop_read], [], [])
+        try:
+            data = os.read(self._fd, _READ_BYTES)
+        except BlockingIOError:
+            return True
+        position, size = 0, len(data)
+        while position < size:
+            wd, mask, _, length = _HEADER.unpack_from(data, position)
+            start = position + _HEADER.size
+            position = start + length
+            if not self._dispatch(wd, mask, data[start:position].rstrip(b"\x00")):
+                return False
+        return True
+
+    def _dispatch(self, wd: int, mask: int, name: bytes) -> bool:
+        """Act on one event; False if there is no going on."""
+        if mask & In.IN_Q_OVERFLOW:
+            return self._blinded(self._root, "overflow", lost=True)
+        folder = self._path_of.get(wd)
+        if folder is None:
+            return True  # of a folder that was moved away a moment ago
+        if mask & (In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT | In.IN_IGNORED):
+            if folder == self._root:
+                return self._blinded(self._root, "root", lost=True)
+            if mask & (In.IN_IGNORED | In.IN_UNMOUNT):
+                self._forget(folder)
+                if mask & In.IN_UNMOUNT:
+                    self._tell(DirDeletedEvent, folder)
+            return True
+        path = folder + b"/" + name
+        if mask & In.IN_ISDIR:
+            self._on_folder(mask, path)
+        elif self._wanted(name):
+            if mask & (In.IN_DELETE | In.IN_MOVED_FROM):
+                self._tell(FileDeletedEvent, path)
+            elif mask & In.IN_CLOSE_WRITE:
+                self._tell(FileClosedEvent, path)
+            elif mask & (In.IN_CREATE | In.IN_MOVED_TO | In.IN_ATTRIB):
+                self._tell(FileCreatedEvent, path)
+        return True
+
+    def _on_folder(self, mask: int, path: bytes) -> None:
+        if mask & (In.IN_CREATE | In.IN_MOVED_TO | In.IN_ATTRIB):
+            if mask & In.IN_ATTRIB and path in self._folders:
+                return
+            self._unwatched.discard(path)
+            if self._watch_folder(path, path.rpartition(b"/")[0]):
+                self._watch_below(path)
+            self._tell(DirCreatedEvent, path)
+        elif mask & (In.IN_DELETE | In.IN_MOVED_FROM):
+            self._forget(path)
+            self._tell(DirDeletedEvent, path)
+
+    def _watch_folder(self, path: bytes, parent: bytes | None) -> _Folder | None:
+        wd = inotify_add_watch(self._fd, path, _MASK)
+        if wd < 0:
+            number = get_errno()
+            if number in _GONE:
+                return None  # its own event will tell
+            if path not in self._unwatched and parent is not None:
+                self._unwatched.add(path)
+                self._blinded(path, "watches" if number in _OUT_OF_WATCHES else "unreadable", lost=False)
+            return None
+        known = self._path_of.get(wd)
+        if known is not None and known != path:
+            # The folder was moved here, and the events that say so are still to be read.
+            self._forget(known, keep=wd)
+        self._path_of[wd] = path
+        folder = self._folders.get(path)
+        if folder is None or folder.wd != wd:
+            folder = self._folders[path] = _Folder(wd, set() if folder is None else folder.children)
+        if parent is not None and parent in self._folders:
+            self._folders[parent].children.add(path)
+        return folder
+
+    def _watch_below(self, path: bytes) -> None:
+        """Watch every folder below *path*: each watch first, then its listing, so that nothing falls in between."""
+        waiting = [path]
+        while waiting:
+            parent = waiting.pop()
+            try:
+                with os.scandir(parent) as entries:
+                    inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError as error:
+                if error.errno not in _GONE and parent not in self._unwatched:
+                    self._unwatched.add(parent)
+                    self._blinded(parent, "unreadable", lost=False)
+                continue
+            waiting += [folder for folder in inner if self._watch_folder(folder, parent) is not None]
+
+    def _forget(self, path: bytes, keep: int | None = None) -> None:
+        """Drop the watches of a folder and of all below: they would go on telling under a path that is wrong now."""
+        folder = self._folders.get(path)
+        if folder is None:
+            return
+        parent = self._folders.get(path.rpartition(b"/")[0])
+        if parent is not None:
+            parent.children.discard(path)
+        waiting = [path]
+        while waiting:
+            current = self._folders.pop(waiting.pop(), None)
+            if current is None:
+                continue
+            waiting += current.children
+            self._path_of.pop(current.wd, None)
+            if current.wd != keep:
+                inotify_rm_watch(self._fd, WatchDescriptor(current.wd))
+
+    def _tell(self, kind: type[FileSystemEvent], path: bytes) -> None:
+        self.queue_event(kind(os.fsdecode(path)))
+
+    def _blinded(self, path: bytes, reason: str, *, lost: bool) -> bool:
+        self.queue_event(Blinded(os.fsdecode(path), reason, lost=lost))
+        return not lost

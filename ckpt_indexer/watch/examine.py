@@ -1,0 +1,266 @@
+"""One checkpoint, from its file to its entry: read it, put the tiers together, keep its sidecar.
+
+An ``Examiner`` touches the disk for one checkpoint at a time and decides nothing about the index. Its promises: the
+entry describes what was in the file between two equal fingerprints; a sidecar that something else wrote is never
+replaced while it is newer than the checkpoint, nor ever if it cannot be read; a sidecar that cannot be written costs a
+note in the entry, not the entry. Any number of threads may use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckpt_indexer import layout
+from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
+from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.formats.container import identify_folder
+from ckpt_indexer.formats.facts import Facts
+from ckpt_indexer.formats.reader import Reader
+from ckpt_indexer.metadata.compose import Config, compose, overlay
+from ckpt_indexer.metadata.entry import bare_entry, entry_of
+from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
+from ckpt_indexer.model import Entry, Problem
+
+if TYPE_CHECKING:
+    from ckpt_indexer.metadata.schema import Document
+    from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.watch.scan import Found
+
+CONFIGS_CACHED_MAX = 64  # parsed configurations; the checkpoints of one run are read one after the other
+# A file written within one tick of the file system's clock can change again without changing its fingerprint.
+RACY_NS = 20_000_000
+_PROBLEM_OF_ERRNO = {errno.EACCES: "permission-denied", errno.EPERM: "permission-denied", errno.ELOOP: "link-loop"}
+
+
+class Examined(NamedTuple):
+    """What came of one checkpoint."""
+
+    entry: Entry
+    wrote_sidecar: bool = False
+    is_racy: bool = False  # it changed a moment ago, and may once more without a trace: look again
+    is_gone: bool = False  # it vanished meanwhile; the entry says nothing
+
+
+class Examiner:
+    """Makes entries for the checkpoints below one root."""
+
+    def __init__(self, root: str, *, sidecars: bool = True) -> None:
+        self.root = root
+        self._write_sidecars = sidecars
+        self._local = threading.local()
+        self._readers: list[Reader] = []
+        self._configs: OrderedDict[tuple[str, Fingerprint], dict[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()  # guards the two collections above
+
+    def close(self) -> None:
+        """End the worker processes; no thread may be examining any more."""
+        for reader in self._readers:
+            reader.close()
+
+    def examine(self, key: str, found: Found, *, force: bool = False) -> Examined:
+        """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew even if it is current."""
+        stamp = found.stamp
+        if found.problem is not None:
+            return self._finished(key, found, bare_entry(key, stamp.fingerprint, stamp.link_target, _problem(found)))
+        if found.is_folder:
+            return self._examine_folder(key, found)
+        path = layout.to_path(stamp.link_target if stamp.link_target is not None else key)
+        try:
+            with opened_file(self.root, path) as descriptor:
+                return self._examine_file(key, found, descriptor, force=force)
+        except NotRegularFile:
+            problem = Problem.of("not-a-file", "this is no regular file")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return Examined(bare_entry(key, stamp.fingerprint, stamp.link_target, None), is_gone=True)
+            problem = Problem.of(_PROBLEM_OF_ERRNO.get(error.errno or 0, "io-error"), error.strerror or error)
+        return self._finished(key, found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
+
+    def remove_sidecar_if_ours(self, key: str) -> bool:
+        """Remove the sidecar of a checkpoint that is gone, if this project wrote it; say whether it did."""
+        path = layout.sidecar_path(layout.to_path(key))
+        document, _ = self._read_sidecar(path)
+        if document is None or document.indexer is None:
+            return False
+        return self._unlink(path)
+
+    def read_document(self, key: str, found: Found) -> Document | None:
+        """Make the document of a checkpoint without writing anything; ``None`` where it cannot be read."""
+        stamp = found.stamp
+        if found.problem is not None or found.is_folder:
+            return None
+        path = layout.to_path(stamp.link_target if stamp.link_target is not None else key)
+        with opened_file(self.root, path) as descriptor:
+            document, _, _ = self._document(key, found, descriptor, fingerprint_of(os.fstat(descriptor)), force=False)
+        return document
+
+    def _examine_file(self, key: str, found: Found, descriptor: int, *, force: bool) -> Examined:
+        stamp = found.stamp
+        before = fingerprint_of(os.fstat(descriptor))
+        found = found._replace(stamp=stamp._replace(fingerprint=before))
+        document, ours, invalid = self._document(key, found, descriptor, before, force=force)
+        if fingerprint_of(os.fstat(descriptor)) != before:
+            problem = Problem.of("unsettled", "it changed while it was read")
+            return self._finished(key, found, bare_entry(key, before, stamp.link_target, problem))
+        entry = entry_of(document, key, before, stamp.link_target)
+        entry.metadata_problem = invalid
+        is_racy = time.time_ns() - before[1] < RACY_NS
+        if ours is _CURRENT:
+            entry.metadata_file = layout.sidecar_path(key)
+            return self._finished(key, found, entry, is_racy=is_racy)
+        if entry.status == "corrupt" and ours is _STALE:
+            self._unlink(layout.sidecar_path(layout.to_path(key)))
+            found = found._replace(stamp=found.stamp._replace(sidecar=None))
+        wanted = entry.status in ("ok", "unsupported") and self._write_sidecars
+        if ours is _FOREIGN:
+            entry.metadata_file = layout.sidecar_path(key)
+        elif invalid is None and wanted:
+            return self._written(key, found, entry, document, is_racy=is_racy)
+        return self._finished(key, found, entry, is_racy=is_racy)
+
+    def _document(
+        self, key: str, found: Found, descriptor: int, fingerprint: Fingerprint, *, force: bool
+    ) -> tuple[Document, object, Problem | None]:
+        """Make the checkpoint's document; say also whose the sidecar on disk is, and what is wrong with it."""
+        stamp = found.stamp
+        config = self._config(stamp.config)
+        written: Document | None = None
+        invalid: Problem | None = None
+        whose: object = _ABSENT
+        if stamp.sidecar is not None:
+            written, invalid = self._read_sidecar(layout.sidecar_path(layout.to_path(key)))
+        if written is not None and written.indexer is not None:
+            about = (written.checkpoint_path, written.indexer.fingerprint, written.indexer.config_fingerprint)
+            if not force and about == (key, fingerprint, config.fingerprint if config is not None else None):
+                return written, _CURRENT, None
+            whose = _STALE
+        elif written is not None:
+            is_older = stamp.sidecar is not None and stamp.sidecar[1] < fingerprint[1]
+            whose = _STALE if is_older else _FOREIGN
+        facts = self._reader().read_checkpoint(descriptor)
+        document = compose(
+            key=key, link_target=stamp.link_target, fingerprint=fingerprint, facts=facts, config=config
+        )
+        if whose is _FOREIGN and written is not None:
+            document = overlay(document, written)
+        return document, whose, invalid
+
+    def _examine_folder(self, key: str, found: Found) -> Examined:
+        stamp = found.stamp
+        path = layout.to_path(stamp.link_target if stamp.link_target is not None else key)
+        try:
+            with opened_folder(self.root, path) as folder:
+                names = os.listdir(folder)
+        except OSError as error:
+            problem = Problem.of(_PROBLEM_OF_ERRNO.get(error.errno or 0, "io-error"), error.strerror or error)
+            return self._finished(key, found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
+        facts = Facts(format=identify_folder(names))
+        facts.problem = Problem.of("format-unsupported", f"checkpoints that are folders ({facts.format}) are not read yet")
+        document = compose(
+            key=key, link_target=stamp.link_target, fingerprint=stamp.fingerprint, facts=facts,
+            config=self._config(stamp.config),
+        )  # fmt: skip
+        return self._finished(key, found, entry_of(document, key, stamp.fingerprint, stamp.link_target))
+
+    def _finished(self, key: str, found: Found, entry: Entry, *, is_racy: bool = False) -> Examined:
+        """Put into the entry what its stamp is made of, so that the next scan finds it equal."""
+        stamp = found.stamp
+        entry.metadata_fingerprint = stamp.sidecar
+        if stamp.config is not None:
+            entry.config_path, entry.config_fingerprint = stamp.config
+        return Examined(entry, is_racy=is_racy)
+
+    def _written(self, key: str, found: Found, entry: Entry, document: Document, *, is_racy: bool) -> Examined:
+        folder, _, name = layout.sidecar_path(layout.to_path(key)).rpartition("/")
+        stamp = found.stamp
+        wrote = False
+        try:
+            if len(os.fsencode(name)) > layout.NAME_BYTES_MAX:
+                raise OSError(errno.ENAMETOOLONG, "the checkpoint's name leaves no room for the sidecar's")
+            with opened_folder(self.root, folder) as folder_fd:
+                if not _still_there(folder_fd, layout.to_path(key).rpartition("/")[2]):
+                    return Examined(entry, is_gone=True)
+                # Not durable: after a power cut a lost or empty sidecar is made again from the checkpoint.
+                sidecar = replace_file(folder_fd, name, encode_sidecar(document), durable=False)
+            stamp, wrote = stamp._replace(sidecar=sidecar), True
+            entry.metadata_file = layout.sidecar_path(key)
+        except OSError as error:
+            entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
+        examined = self._finished(key, found._replace(stamp=stamp), entry, is_racy=is_racy)
+        return examined._replace(wrote_sidecar=wrote)
+
+    def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
+        """Read a sidecar; an empty one (a power cut's) counts as none."""
+        try:
+            with opened_file(self.root, path) as descriptor:
+                if os.fstat(descriptor).st_size == 0:
+                    return None, None
+                loaded = self._reader().read_yaml(descriptor)
+        except OSError as error:
+            gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            return None, None if gone else Problem.of("sidecar-invalid", error.strerror or "it is no regular file")
+        if loaded.error is not None:
+            return None, Problem.of("sidecar-invalid", loaded.error)
+        try:
+            return parse_sidecar(loaded.document), None
+        except SidecarInvalid as error:
+            return None, Problem.of("sidecar-invalid", error)
+
+    def _config(self, config: tuple[str, Fingerprint] | None) -> Config | None:
+        """Read a run's configuration, once for all its checkpoints; one that is no mapping is an empty one."""
+        if config is None:
+            return None
+        key, fingerprint = config
+        with self._lock:
+            content = self._configs.get(config)
+        if content is None:
+            content = {}
+            with contextlib.suppress(OSError), opened_file(self.root, layout.to_path(key)) as descriptor:
+                document = self._reader().read_yaml(descriptor).document
+                content = document if isinstance(document, dict) else {}
+            with self._lock:
+                self._configs[config] = content
+                while len(self._configs) > CONFIGS_CACHED_MAX:
+                    self._configs.popitem(last=False)
+        return Config(key, content, fingerprint)
+
+    def _reader(self) -> Reader:
+        """Give this thread's reader."""
+        reader: Reader | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = Reader()
+            with self._lock:
+                self._readers.append(reader)
+        return reader
+
+    def _unlink(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        try:
+            with opened_folder(self.root, folder) as folder_fd:
+                os.unlink(name, dir_fd=folder_fd)
+        except OSError:
+            return False
+        return True
+
+
+_ABSENT, _STALE, _CURRENT, _FOREIGN = "absent", "stale", "current", "foreign"  # whose the sidecar on disk is
+
+
+def _problem(found: Found) -> Problem:
+    assert found.problem is not None  # noqa: S101 - the caller's condition
+    return Problem.of(*found.problem)
+
+
+def _still_there(folder_fd: int, name: str) -> bool:
+    """Say whether the checkpoint is still beside its sidecar-to-be: it may have been deleted while it was read."""
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

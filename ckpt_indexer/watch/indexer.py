@@ -1,0 +1,255 @@
+"""Passes: from places to look at, over a plan, to a commit. The one piece that both the daemon and ``rebuild`` run.
+
+An ``Indexer`` holds what was decided and not yet done (``todo``) and what was done and not yet written (``changes``);
+one thread owns it. ``look`` scans and plans, ``work`` carries the plan out for a while, ``commit`` writes the index.
+A checkpoint that fails costs its own entry only; an error of the store goes to the caller, and nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import structlog
+
+from ckpt_indexer import layout
+from ckpt_indexer.disk import remove_temporary
+from ckpt_indexer.index import codec
+from ckpt_indexer.index.store import Store
+from ckpt_indexer.metadata.entry import bare_entry
+from ckpt_indexer.model import Entry, Problem
+from ckpt_indexer.watch.examine import Examined, Examiner
+from ckpt_indexer.watch.reconcile import places_linked_to, reconcile
+from ckpt_indexer.watch.scan import Found, Stamp, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ckpt_indexer.watch.scan import Snapshot
+
+IN_FLIGHT_PER_WORKER = 2  # one being read, one waiting: the worker process never idles
+RETRY_FIRST_S = {"incomplete": 0.25, "unreadable": 5.0, "sidecar": 5.0}
+RETRY_LAST_S = {"incomplete": 60.0, "unreadable": 600.0, "sidecar": 600.0}
+RETRY_RACY_S = 0.05
+_TRANSIENT = frozenset({"io-error", "permission-denied", "time-limit", "reader-crashed"})
+
+log = structlog.get_logger("ckpt_indexer")
+
+
+class Committed(NamedTuple):
+    """One commit."""
+
+    keys: list[str]  # whose entries changed or went
+    generation: int
+    seconds: float
+
+
+class Counts:
+    """What was done since the start."""
+
+    def __init__(self) -> None:
+        self.written = 0  # checkpoints whose sidecar or entry changed
+        self.failed = 0  # checkpoints that cannot be used
+        self.examined = 0
+
+
+class Indexer:
+    """Brings the index of one root in line with its disk."""
+
+    def __init__(self, root: str, *, workers: int = 1, sidecars: bool = True, remove_orphans: bool = True) -> None:
+        self.root = root
+        self.store = Store(root, on_set_aside=_log_set_aside)
+        self.examiner = Examiner(root, sidecars=sidecars)
+        self.known: dict[str, Stamp | None] = {}
+        self.todo: dict[str, Found] = {}
+        self.counts = Counts()
+        self.force = False
+        self.progress: Callable[[str, Examined], None] | None = None
+        self._loads = 0  # of the store, when ``known`` was last taken from it
+        self._links: dict[str, str] = {}
+        self._statuses: dict[str, str] = {}
+        self._changed: dict[str, Entry] = {}
+        self._removed: set[str] = set()
+        self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
+        self._foreign_orphans: set[tuple[str, object]] = set()
+        self._remove_orphans = remove_orphans
+        self._pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="examine")
+        self._in_flight: dict[cf.Future[Examined], str] = {}
+        self._in_flight_max = workers * IN_FLIGHT_PER_WORKER
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self.examiner.close()
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._changed or self._removed)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do but to commit."""
+        return not self.todo and not self._in_flight
+
+    def load(self) -> bool:
+        """Take over what the index on disk says, if somebody else wrote it; say whether that was so.
+
+        Raises:
+            IndexTooNew: a newer major version wrote the index.
+        """
+        self.store.load()
+        if self.store.loads == self._loads:
+            return False
+        self._loads = self.store.loads
+        self.known, self._links, self._statuses = {}, {}, {}
+        for raw in self.store.entries.values():
+            self._note(codec.decode_entry(raw))
+        return True
+
+    def look(self, places: Collection[str] = ("",)) -> Snapshot:
+        """Scan *places* and plan what follows from it.
+
+        Raises:
+            OSError: the root cannot be listed.
+        """
+        if "" not in places:
+            places = places_linked_to(places, self._links)
+        snapshot = scan(self.root, places)
+        plan = reconcile(snapshot, self.known, places)
+        self.todo.update(plan.read)
+        for key in plan.remove:
+            self._forget(key)
+        if self._remove_orphans:
+            for key, fingerprint in plan.orphans.items():
+                if (key, fingerprint) in self._foreign_orphans:
+                    continue
+                if not self.examiner.remove_sidecar_if_ours(key):
+                    self._foreign_orphans.add((key, fingerprint))
+        for path in snapshot.temporaries:
+            remove_temporary(self.root, path)
+        return snapshot
+
+    def work(self, seconds: float = float("inf")) -> None:
+        """Carry out what is planned, for about *seconds*."""
+        deadline = time.monotonic() + seconds
+        while self.todo or self._in_flight:
+            while self.todo and len(self._in_flight) < self._in_flight_max:
+                key = next(iter(self.todo))
+                found = self.todo.pop(key)
+                self._in_flight[self._pool.submit(self.examiner.examine, key, found, force=self.force)] = key
+            left = deadline - time.monotonic()
+            done, _ = cf.wait(self._in_flight, max(0.0, left) if seconds != float("inf") else None, cf.FIRST_COMPLETED)
+            for future in done:
+                self._finish(self._in_flight.pop(future), future)
+            if time.monotonic() >= deadline:
+                return
+
+    def commit(self) -> Committed | None:
+        """Write what changed; ``None`` if nothing did.
+
+        Raises:
+            IndexLocked, IndexTooNew, OSError: nothing is lost; call again later.
+        """
+        started = time.monotonic()
+        keys = self.store.commit(self._changed.values(), self._removed)
+        self._changed, self._removed = {}, set()
+        return Committed(keys, self.store.generation, time.monotonic() - started) if keys else None
+
+    def retry_due_s(self) -> float:
+        """Give the seconds until ``take_retries`` has something."""
+        if not self._retries:
+            return float("inf")
+        return max(0.0, min(due for due, _ in self._retries.values()) - time.monotonic())
+
+    def take_retries(self) -> set[str]:
+        """Give the paths that are due to be looked at again, whatever their stamps say."""
+        now = time.monotonic()
+        due = [key for key, (moment, _) in self._retries.items() if moment <= now]
+        for key in due:
+            delay = self._retries[key][1]
+            self._retries[key] = (now + delay, delay)
+            if key in self.known:
+                self.known[key] = None
+            else:
+                del self._retries[key]
+        return {layout.to_path(key) for key in due}
+
+    def counts_by_status(self) -> dict[str, int]:
+        """Count the entries by status."""
+        counts: dict[str, int] = {}
+        for status in self._statuses.values():
+            counts[status] = counts.get(status, 0) + 1
+        return dict(sorted(counts.items()))
+
+    def _finish(self, key: str, future: cf.Future[Examined]) -> None:
+        try:
+            examined = future.result()
+        except Exception as error:
+            # One checkpoint must not end the pass over the others; this is a defect of ours, hence the traceback.
+            log.exception("checkpoint_failed", key=key)
+            problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
+            examined = Examined(bare_entry(key, (0, 0, 0), None, problem))
+        self.counts.examined += 1
+        entry = examined.entry
+        if examined.is_gone:
+            if key not in self.todo:
+                self._forget(key)
+            return
+        self._removed.discard(key)
+        previous = self.store.entries.get(key)
+        if previous is None or not codec.same_content(entry, previous) or key in self._changed:
+            self._changed[key] = entry
+            self.counts.written += 1
+        elif examined.wrote_sidecar:
+            self.counts.written += 1
+        self.counts.failed += entry.status != "ok"
+        self._note(entry, is_racy=examined.is_racy)
+        log.debug("checkpoint_indexed", key=key, status=entry.status)
+        if self.progress is not None:
+            self.progress(key, examined)
+
+    def _note(self, entry: Entry, *, is_racy: bool = False) -> None:
+        """Remember what the entry was made from, and whether to look again."""
+        key = entry.path
+        config = (entry.config_path, entry.config_fingerprint) if entry.config_path and entry.config_fingerprint else None
+        self.known[key] = Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config)
+        self._statuses[key] = entry.status
+        if entry.link_target is not None:
+            self._links[key] = entry.link_target
+        else:
+            self._links.pop(key, None)
+        kind = _retry_kind(entry)
+        if kind is not None:
+            delay = min(self._retries[key][1] * 2, RETRY_LAST_S[kind]) if key in self._retries else RETRY_FIRST_S[kind]
+            self._retries[key] = (time.monotonic() + delay, delay)
+        elif is_racy:
+            self._retries[key] = (time.monotonic() + RETRY_RACY_S, RETRY_RACY_S)
+        else:
+            self._retries.pop(key, None)
+
+    def _forget(self, key: str) -> None:
+        for table in (self.known, self.todo, self._links, self._changed, self._retries, self._statuses):
+            table.pop(key, None)  # type: ignore[attr-defined]
+        if key in self.store.entries:
+            self._removed.add(key)
+
+
+def _retry_kind(entry: Entry) -> str | None:
+    if entry.status == "incomplete":
+        return "incomplete"
+    if entry.problem is not None and entry.problem.code in _TRANSIENT:
+        return "unreadable"
+    if entry.metadata_problem is not None and entry.metadata_problem.code == "sidecar-unwritable":
+        return "sidecar"
+    return None
+
+
+def _log_set_aside(name: str, reason: str) -> None:
+    log.warning("index_set_aside", file=name, reason=reason)
+
+

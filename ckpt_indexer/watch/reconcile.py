@@ -1,0 +1,66 @@
+"""What has to be done so that the index says what the disk says: a pure function of the two.
+
+``reconcile(snapshot, known)`` compares stamps and decides; it reads no file and no clock. Applying its plan and
+reconciling again gives an empty plan (tested as a property).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckpt_indexer import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.watch.scan import Found, Snapshot, Stamp
+
+
+class Plan(NamedTuple):
+    """What to do, decided before any of it is done."""
+
+    read: dict[str, Found]  # new, or changed in something that its entry depends on
+    remove: list[str]  # keys in the index whose checkpoint is gone
+    orphans: dict[str, Fingerprint]  # sidecars without a checkpoint: to be removed if they are ours
+
+
+def reconcile(snapshot: Snapshot, known: Mapping[str, Stamp | None], places: Collection[str] = ("",)) -> Plan:
+    """Compare what was found in *places* with what is *known*: the stamp each entry was made from, by key.
+
+    A stamp of ``None`` is an entry that has to be made again whatever the disk says. An entry whose folder could not
+    be looked at stays: a transient error is no deletion.
+    """
+    read = {key: found for key, found in snapshot.found.items() if known.get(key) != found.stamp}
+    scope, unseen = Scope(places), Scope(snapshot.unseen)
+    remove = [
+        key
+        for key in known
+        if key not in snapshot.found and scope.covers(path := layout.to_path(key)) and not unseen.covers(path)
+    ]
+    return Plan(read, remove, dict(snapshot.orphans))
+
+
+class Scope:
+    """A set of places, each with everything below it."""
+
+    def __init__(self, places: Collection[str]) -> None:
+        self._places = frozenset(places)
+
+    def covers(self, path: str) -> bool:
+        """Say whether *path* is one of the places or stands below one.
+
+        >>> Scope(["a/b"]).covers("a/b/c.ckpt"), Scope(["a/b"]).covers("a/bc.ckpt"), Scope([]).covers("a")
+        (True, False, False)
+        """
+        return path in self._places or any(folder in self._places for folder in layout.ancestors(path))
+
+
+def places_linked_to(places: Collection[str], links: Mapping[str, str]) -> set[str]:
+    """Add the links (key -> key of the target) that lead into *places*: what they show may have changed.
+
+    >>> sorted(places_linked_to({"a/e.ckpt"}, {"a/last.ckpt": "a/e.ckpt", "b/last.ckpt": "b/e.ckpt"}))
+    ['a/e.ckpt', 'a/last.ckpt']
+    """
+    scope = Scope(places)
+    return {*places, *(layout.to_path(key) for key, target in links.items() if scope.covers(layout.to_path(target)))}

@@ -1,0 +1,251 @@
+"""What is on disk now: a walk over some places of the tree, giving a stamp for every checkpoint in them.
+
+A *stamp* holds everything that an entry depends on and that a ``stat`` can tell: equal stamps, equal entry. A scan
+opens no file, follows no link out of the tree, and tells apart what is not there from what could not be looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckpt_indexer import layout
+from ckpt_indexer.disk import fingerprint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ckpt_indexer.model import Fingerprint
+
+SHARDS_MAX = 100_000  # files in one sharded checkpoint
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+NO_FINGERPRINT: Fingerprint = (0, 0, 0)
+
+
+class Stamp(NamedTuple):
+    """What decides whether a checkpoint has to be looked at again."""
+
+    fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
+    link_target: str | None = None  # as in the entry
+    sidecar: Fingerprint | None = None
+    config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+
+
+class Found(NamedTuple):
+    """A checkpoint as the scan found it."""
+
+    stamp: Stamp
+    problem: tuple[str, str] | None = None  # (code, message): what keeps it from being opened at all
+    is_folder: bool = False
+
+
+class Snapshot(NamedTuple):
+    """The checkpoints in some places, at about one moment."""
+
+    found: dict[str, Found]  # by key
+    orphans: dict[str, Fingerprint]  # sidecars without a checkpoint, by the key that the checkpoint would have
+    unseen: dict[str, str]  # paths that could not be looked at -> why; what is known of them still stands
+    temporaries: list[str]  # our own unfinished files, from a run that was killed
+    folders: int  # how many were listed
+
+
+def scan(root: str, places: Collection[str] = ("",)) -> Snapshot:
+    """Look at *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
+
+    Raises:
+        OSError: the root itself cannot be listed.
+    """
+    walk = _Walk(root)
+    os.stat(root)
+    for place in _outermost(places):
+        walk.look_at(place)
+    return Snapshot(walk.found, walk.orphans, walk.unseen, walk.temporaries, walk.folders)
+
+
+def _outermost(places: Collection[str]) -> list[str]:
+    """Leave out the places that stand below another one."""
+    kept: list[str] = []
+    for place in sorted(places):
+        if not kept or not layout.is_below(place, kept[-1]):
+            kept.append(place)
+    # Sorting puts "a.b" between "a" and "a/b"; what slipped through is looked at twice, which changes nothing.
+    return kept
+
+
+class _Walk:
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.real_root = os.path.realpath(root)
+        self.found: dict[str, Found] = {}
+        self.orphans: dict[str, Fingerprint] = {}
+        self.unseen: dict[str, str] = {}
+        self.temporaries: list[str] = []
+        self.folders = 0
+
+    def look_at(self, place: str) -> None:
+        if place == "":
+            self._folder("", None)
+            return
+        config = self._config_above(place)
+        try:
+            status = os.lstat(os.path.join(self.root, place))
+        except OSError as error:
+            if error.errno not in _GONE:
+                self._note_unseen(place, error)
+            status = None
+        name = posixpath.basename(place)
+        if layout.is_checkpoint(name):
+            if status is not None:
+                self._checkpoint(place, status, self._stat_sidecar(place), config)
+            else:
+                self._orphan(place)
+        elif status is not None and stat.S_ISDIR(status.st_mode):
+            self._folder(place, config)
+
+    def _folder(self, folder: str, config: tuple[str, Fingerprint] | None) -> None:
+        """List *folder* and those below, depth first, without recursion."""
+        waiting = [(folder, config)]
+        while waiting:
+            folder, config = waiting.pop()
+            self.folders += 1
+            checkpoints: list[tuple[str, os.stat_result]] = []
+            sidecars: dict[str, Fingerprint] = {}
+            inner: list[str] = []
+            prefix = f"{folder}/" if folder else ""
+            try:
+                with os.scandir(os.path.join(self.root, folder)) as entries:
+                    for entry in entries:
+                        name = entry.name
+                        if layout.is_checkpoint(name):
+                            checkpoints.append((name, entry.stat(follow_symlinks=False)))
+                        elif entry.is_dir(follow_symlinks=False):
+                            inner.append(name)
+                        elif name.endswith(_SIDECAR_END):
+                            sidecars[name.removesuffix(layout.SIDECAR_SUFFIX)] = fingerprint_of(
+                                entry.stat(follow_symlinks=False)
+                            )
+                        elif name == layout.CONFIG_NAME:
+                            config = self._config_at(prefix + name) or config
+                        elif layout.is_temporary(name):
+                            self.temporaries.append(prefix + name)
+            except OSError as error:
+                if error.errno not in _GONE or not folder:
+                    self._note_unseen(folder, error)
+                continue
+            if layout.HYDRA_FOLDER in inner:
+                config = self._config_at(f"{prefix}{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}") or config
+            for name, status in checkpoints:
+                self._checkpoint(prefix + name, status, sidecars.pop(name, None), config)
+            self.orphans.update((layout.to_key(prefix + name), print_) for name, print_ in sidecars.items())
+            waiting += [(prefix + name, config) for name in inner]
+
+    def _checkpoint(
+        self,
+        path: str,
+        status: os.stat_result,
+        sidecar: Fingerprint | None,
+        config: tuple[str, Fingerprint] | None,
+    ) -> None:
+        key = layout.to_key(path)
+        if stat.S_ISREG(status.st_mode):
+            self.found[key] = Found(Stamp(fingerprint_of(status), None, sidecar, config))
+        elif stat.S_ISLNK(status.st_mode):
+            self.found[key] = self._link(path, status, sidecar, config)
+        elif stat.S_ISDIR(status.st_mode):
+            self.found[key] = Found(Stamp(self._shards(path, status), None, sidecar, config), is_folder=True)
+        else:
+            kind = "FIFO" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
+            stamp = Stamp(fingerprint_of(status), None, sidecar, config)
+            self.found[key] = Found(stamp, ("not-a-file", f"this is a {kind}"))
+
+    def _link(
+        self, path: str, status: os.stat_result, sidecar: Fingerprint | None, config: tuple[str, Fingerprint] | None
+    ) -> Found:
+        """Follow a link as far as the tree goes."""
+        full = os.path.join(self.root, path)
+        stamp = Stamp(fingerprint_of(status), None, sidecar, config)
+        try:
+            written = os.readlink(full)
+            real = os.path.realpath(full, strict=True)
+            target = os.stat(real, follow_symlinks=False)
+        except OSError as error:
+            stamp = stamp._replace(link_target=_readable_link(full))
+            if error.errno == errno.ELOOP:
+                return Found(stamp, ("link-loop", "the link leads back to itself"))
+            if error.errno in _GONE:
+                return Found(stamp, ("link-dangling", f"the link's target {stamp.link_target} is not there"))
+            return Found(stamp, ("io-error", error.strerror or str(error)))
+        if not real.startswith(self.real_root.rstrip("/") + "/"):
+            return Found(
+                stamp._replace(link_target=layout.to_key(written)), ("link-outside", "the link leaves the outputs root")
+            )
+        inside = os.path.relpath(real, self.real_root)
+        stamp = Stamp(fingerprint_of(target), layout.to_key(inside), sidecar, config)
+        if stat.S_ISDIR(target.st_mode):
+            return Found(stamp._replace(fingerprint=self._shards(inside, target)), is_folder=True)
+        if not stat.S_ISREG(target.st_mode):
+            return Found(stamp, ("not-a-file", "the link's target is no regular file"))
+        return Found(stamp)
+
+    def _shards(self, path: str, status: os.stat_result) -> Fingerprint:
+        """Sum a folder up: bytes of its files, the newest time in it, its inode."""
+        size, newest, count, waiting = 0, status.st_mtime_ns, 0, [path]
+        while waiting and count < SHARDS_MAX:
+            folder = waiting.pop()
+            try:
+                with os.scandir(os.path.join(self.root, folder)) as entries:
+                    for entry in entries:
+                        count += 1
+                        inner = entry.stat(follow_symlinks=False)
+                        newest = max(newest, inner.st_mtime_ns)
+                        if stat.S_ISDIR(inner.st_mode):
+                            waiting.append(f"{folder}/{entry.name}")
+                        else:
+                            size += inner.st_size
+            except OSError:
+                continue  # what can be summed up decides; reading it later says what is wrong
+        return (size, newest, status.st_ino)
+
+    def _stat_sidecar(self, path: str) -> Fingerprint | None:
+        try:
+            return fingerprint_of(os.lstat(os.path.join(self.root, layout.sidecar_path(path))))
+        except OSError:
+            return None
+
+    def _orphan(self, path: str) -> None:
+        sidecar = self._stat_sidecar(path)
+        if sidecar is not None:
+            self.orphans[layout.to_key(path)] = sidecar
+
+    def _config_above(self, place: str) -> tuple[str, Fingerprint] | None:
+        """Find the nearest configuration above *place*; in one folder, Hydra's own record wins."""
+        for folder in layout.ancestors(place):
+            prefix = f"{folder}/" if folder else ""
+            for name in (f"{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}", layout.CONFIG_NAME):
+                config = self._config_at(prefix + name)
+                if config is not None:
+                    return config
+        return None
+
+    def _config_at(self, path: str) -> tuple[str, Fingerprint] | None:
+        try:
+            status = os.lstat(os.path.join(self.root, path))
+        except OSError:
+            return None
+        return (layout.to_key(path), fingerprint_of(status)) if stat.S_ISREG(status.st_mode) else None
+
+    def _note_unseen(self, path: str, error: OSError) -> None:
+        self.unseen[path] = error.strerror or str(error)
+
+
+_SIDECAR_END = layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX
+
+
+def _readable_link(full: str) -> str | None:
+    try:
+        return layout.to_key(os.readlink(full))
+    except OSError:
+        return None
