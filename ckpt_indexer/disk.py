@@ -58,6 +58,7 @@ def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
     Raises:
         NotRegularFile: something else stands there; it was not read.
         OSError: it cannot be opened, or a link stands in the way.
+
     """
     folder, _, name = path.rpartition("/")
     with opened_folder(root, folder) as folder_fd:
@@ -80,6 +81,7 @@ def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True
 
     Raises:
         OSError: nothing changed at *name*; the temporary file is gone.
+
     """
     temporary = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder_fd)

@@ -66,7 +66,7 @@ class IndexCorrupt(StoreError, ValueError):
 
 
 class IndexTooNew(StoreError, ValueError):
-    """{path} has version {version}, made by a newer ckpt-indexer; this one reads {supported}: upgrade, or move it away"""
+    """{path} has version {version} of a newer ckpt-indexer (this one reads {supported}): upgrade, or move it away"""
 
 
 class IndexLocked(StoreError, TimeoutError):

@@ -1,10 +1,10 @@
-"""Path rules: what a path below the root is called, and which names are whose.
+r"""Path rules: what a path below the root is called, and which names are whose.
 
 Owns the names of every file this project reads or writes and the mapping between a key and a path; promises that
 ``to_path(to_key(p)) == p`` for every POSIX path. Touches no disk.
 
 A **key** is a checkpoint's POSIX path relative to the root, as text that is always valid UTF-8: a byte that is not
-part of UTF-8 is written ``\\xHH`` and a backslash ``\\\\``; every other character stands for itself.
+part of UTF-8 is written ``\xHH`` and a backslash ``\\``; every other character stands for itself.
 """
 
 from __future__ import annotations

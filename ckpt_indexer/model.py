@@ -19,7 +19,7 @@ Mode = Literal["min", "max"]
 Number = float | int | Literal["NaN", "Infinity", "-Infinity"]  # the three strings: JSON has no such numbers
 Fingerprint = tuple[int, int, int]  # (size in bytes, mtime in ns, inode): cheap "is it the same file content?"
 
-# What can be wrong with a checkpoint: code -> the status it means. Documented in the README; a test holds both together.
+# What can be wrong with a checkpoint: code -> the status it means. A test holds the README to it.
 PROBLEMS: dict[str, Status] = {
     "empty": "incomplete",
     "truncated": "incomplete",
@@ -57,9 +57,9 @@ class Problem(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, code: str, message: object = "") -> Problem:
-        """Make a problem whose message is one bounded, printable line.
+        r"""Make a problem whose message is one bounded, printable line.
 
-        >>> Problem.of("empty", "a\\x1b[31m\\nb").message
+        >>> Problem.of("empty", "a\x1b[31m\nb").message
         'a?[31m b'
         """
         line = " ".join(str(message)[: 4 * MESSAGE_MAX].split())

@@ -47,6 +47,7 @@ def load_settings(
 
     Raises:
         SettingInvalid: a file cannot be read, a key is unknown, or a value is out of its range.
+
     """
     values: dict[str, Any] = {}
     if config_file is not None:

@@ -36,7 +36,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command = importlib.import_module(f"ckpt_indexer.cli.{cmd_name}").command
-        assert isinstance(command, click.Command)  # noqa: S101 - what a command module is
+        assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -143,7 +143,7 @@ def count_parameters(tensors: list[Tensor]) -> int:
 def _elements(tensor: Tensor) -> int:
     """Count the elements that the tensor's storage holds, in the tensor's own dtype."""
     storage = tensor.storage
-    assert storage is not None  # noqa: S101 - the callers' condition
+    assert storage is not None
     return storage.size_bytes // ITEM_BYTES.get(tensor.dtype, 1)
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ckpt_indexer.formats import checkpoint
 from ckpt_indexer.formats.facts import Facts, FormatProblem
-from ckpt_indexer.formats.plain import Fetch
 from ckpt_indexer.formats.tensors import Tensor, parse_storage
 from ckpt_indexer.formats.torch_zip import Archive
 from ckpt_indexer.formats.unpickle import unpickle
@@ -21,6 +20,8 @@ from ckpt_indexer.model import Format, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from ckpt_indexer.formats.plain import Fetch
 
 HEAD_BYTES = 512
 SCORE_BYTES_MAX = 16  # a 0-d tensor's record; a storage shared with others may be larger
@@ -39,8 +40,15 @@ _FOREIGN: list[tuple[bytes, str]] = [
     (b"GGUF", "a GGUF model"),
 ]
 _STRUCT_CODES = {
-    "float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i", "int16": "h", "int8": "b",
-    "uint8": "B", "bool": "?",
+    "float64": "d",
+    "float32": "f",
+    "float16": "e",
+    "int64": "q",
+    "int32": "i",
+    "int16": "h",
+    "int8": "b",
+    "uint8": "B",
+    "bool": "?",
 }  # fmt: skip - dtypes a score can have -> struct code; bfloat16 is read by hand
 
 
@@ -75,6 +83,7 @@ def identify(head: bytes, size_bytes: int) -> Format:
 
     Raises:
         FormatProblem: it is none of them; the message says what it is instead.
+
     """
     if size_bytes == 0:
         raise FormatProblem("empty", "the file has no bytes (yet)")

@@ -9,7 +9,7 @@ import msgspec
 from ckpt_indexer.model import Format, Problem
 
 
-class FormatProblem(Exception):  # noqa: N818 - it becomes a Problem, it is not an error of this program
+class FormatProblem(Exception):
     """Raised inside ``formats`` when the bytes are not a readable checkpoint; ``read_facts`` turns it into facts."""
 
     def __init__(self, code: str, message: str, *, format: Format | None = None) -> None:  # noqa: A002

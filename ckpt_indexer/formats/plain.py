@@ -37,8 +37,18 @@ CUT = "…"
 Fetch = Callable[[Tensor], float | int | bool | None]  # gives a one-element tensor's value
 _TENSORS = (TensorRef, TypedTensorRef, ParameterRef)
 _NUMPY_CODES = {
-    "f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q",
-    "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "b1": "?",
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "b1": "?",
 }  # fmt: skip - numpy type code -> struct code
 
 
@@ -157,16 +167,16 @@ class Plainer:
                     return self.plain(state[name])
         return self._pairs(value.pairs) if value.pairs else self._list(value.items)
 
-    def _state(self, value: Inert) -> Any:
+    def state(self, value: Inert) -> Any:
         return self._pairs(dict.items(value.state)) if isinstance(value.state, dict) else {}
 
-    def _path(self, value: Inert) -> Any:
+    def path(self, value: Inert) -> Any:
         parts = [str(self.plain(part)) for part in value.args]
         if not parts:
             return "."
         return text(parts[0] + "/".join(parts[1:]) if parts[0].endswith(("/", "\\")) else "/".join(parts))
 
-    def _reconstructed(self, value: Inert) -> Any:
+    def reconstructed(self, value: Inert) -> Any:
         """``copyreg._reconstructor(cls, base, state)``: an object as protocols 0 and 1 write it."""
         if not value.args or not (isinstance(value.args[0], type) and issubclass(value.args[0], Inert)):
             return NotImplemented
@@ -175,14 +185,14 @@ class Plainer:
         made.pairs, made.items = value.pairs, value.items
         return self._object(made)
 
-    def _numpy_scalar(self, value: Inert) -> Any:
+    def numpy_scalar(self, value: Inert) -> Any:
         if len(value.args) != 2:
             return NotImplemented
         dtype = _numpy_dtype(value.args[0])
         numbers = _numpy_values(dtype, _raw_bytes(value.args[1]))
         return numbers[0] if numbers else f"{dtype or 'numpy'} scalar"
 
-    def _numpy_array(self, value: Inert) -> Any:
+    def numpy_array(self, value: Inert) -> Any:
         state = value.state
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
             return NotImplemented
@@ -282,15 +292,15 @@ def _partial(plainer: Plainer, value: Inert) -> Any:
 
 
 _CONVERTERS: dict[str, Callable[[Plainer, Inert], Any]] = {
-    "Namespace": Plainer._state,
-    "SimpleNamespace": Plainer._state,
-    "PosixPath": Plainer._path,
-    "WindowsPath": Plainer._path,
-    "PurePosixPath": Plainer._path,
-    "PureWindowsPath": Plainer._path,
-    "_reconstructor": Plainer._reconstructed,
-    "scalar": Plainer._numpy_scalar,
-    "_reconstruct": Plainer._numpy_array,
+    "Namespace": Plainer.state,
+    "SimpleNamespace": Plainer.state,
+    "PosixPath": Plainer.path,
+    "WindowsPath": Plainer.path,
+    "PurePosixPath": Plainer.path,
+    "PureWindowsPath": Plainer.path,
+    "_reconstructor": Plainer.reconstructed,
+    "scalar": Plainer.numpy_scalar,
+    "_reconstruct": Plainer.numpy_array,
     "datetime": _date(dt.datetime),
     "date": _date(dt.date),
     "time": _date(dt.time),

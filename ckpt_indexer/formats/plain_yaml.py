@@ -18,6 +18,7 @@ def parse_yaml(data: bytes) -> Any:
 
     Raises:
         ValueError: it is not YAML, too large, or uses tags that would make other objects.
+
     """
     import yaml  # 12 ms that only a worker which meets YAML pays
 

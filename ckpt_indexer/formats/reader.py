@@ -32,7 +32,7 @@ _decode_facts: Callable[[bytes], Facts] = msgspec.msgpack.Decoder(Facts).decode
 _decode_yaml: Callable[[bytes], YamlFacts] = msgspec.msgpack.Decoder(YamlFacts).decode
 
 
-class _WorkerDied(Exception):  # noqa: N818 - an outcome, not an error
+class _WorkerDied(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.problem = Problem.of(code, message)
@@ -101,7 +101,9 @@ class Reader:
             self._channel, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "ckpt_indexer.formats.worker"], stdin=theirs, stdout=subprocess.DEVNULL
+                    [sys.executable, "-P", "-m", "ckpt_indexer.formats.worker"],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
                 )
         return self._channel
 

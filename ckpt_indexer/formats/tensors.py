@@ -36,9 +36,20 @@ DTYPE_OF_STORAGE = {
     "UntypedStorage": "uint8",
 }
 ITEM_BYTES = {
-    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "complex128": 16,
-    "float32": 4, "int32": 4, "uint32": 4, "qint32": 4, "complex32": 4,
-    "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2,
+    "float64": 8,
+    "int64": 8,
+    "uint64": 8,
+    "complex64": 8,
+    "complex128": 16,
+    "float32": 4,
+    "int32": 4,
+    "uint32": 4,
+    "qint32": 4,
+    "complex32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int16": 2,
+    "uint16": 2,
 }  # fmt: skip - every other dtype takes one byte an element
 
 
@@ -124,13 +135,12 @@ def _dtype_name(value: Any) -> str | None:
 def _unwrapped(value: Inert) -> Any:
     """Give the tensor inside a tensor subclass (``_rebuild_from_type_v2(function, type, args, state)``)."""
     name, args = type(value).qualname, value.args
-    if name == "_rebuild_from_type_v2" and len(args) >= 3 and isinstance(args[0], type) and isinstance(args[2], tuple):
-        inner, arguments = args[0], args[2]
-    elif name == "_rebuild_from_type" and len(args) >= 3 and isinstance(args[0], type) and isinstance(args[2], tuple):
-        inner, arguments = args[0], args[2]
-    else:
+    if not name.startswith("_rebuild_from_type") or len(args) < 3:
         return None
-    # Only the tensor stand-ins are called, here and nowhere else: they are ours and store what they are given.
+    inner, arguments = args[0], args[2]
+    if not isinstance(inner, type) or not isinstance(arguments, tuple):
+        return None
+    # Only stand-ins are called, here and nowhere else: they are ours and store what they are given.
     if inner in (TensorRef, TypedTensorRef, ParameterRef) or (issubclass(inner, Inert) and inner is not Called):
         try:
             return inner(*arguments)

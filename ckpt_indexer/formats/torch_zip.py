@@ -55,6 +55,7 @@ class Archive:
 
         Raises:
             FormatProblem: ``truncated`` where the end is missing, ``container-damaged`` where the parts disagree.
+
         """
         self._file = file
         self._size = size_bytes
@@ -70,6 +71,7 @@ class Archive:
 
         Raises:
             FormatProblem: the record is missing, too large, compressed, cut short, or its checksum differs.
+
         """
         record = self.records.get(name)
         if record is None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -38,15 +38,15 @@ class _FrozenType(type):
 class _FrozenStructType(msgspec.StructMeta):
     """The same for structs."""
 
-    def __setattr__(cls, name: str, value: object) -> None:
+    def __setattr__(cls, name: str, value: object) -> None:  # noqa: N805 - a metaclass's method
         raise TypeError(f"{cls.__name__} is inert")
 
-    def __delattr__(cls, name: str) -> None:
+    def __delattr__(cls, name: str) -> None:  # noqa: N805
         raise TypeError(f"{cls.__name__} is inert")
 
 
 class TensorRef(msgspec.Struct, metaclass=_FrozenStructType):
-    """A tensor that was not built: ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``, argument by argument."""
+    """A tensor that was not built: the arguments of ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``."""
 
     storage: Any  # a persistent id: ("storage", storage type, key, location, numel)
     offset: Any
@@ -97,14 +97,19 @@ class Inert(metaclass=_FrozenType):
     __slots__ = ("args", "items", "kwargs", "pairs", "state")
     module = ""
     qualname = ""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    state: Any
+    items: list[Any]  # what the pickle appended
+    pairs: list[tuple[Any, Any]]  # what it set by key; keys may be unhashable
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:  # noqa: PYI034 - a pickle may ask for any class
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = object.__new__(cls)
         self.args = args
         self.kwargs = kwargs
-        self.state: Any = None
-        self.items: list[Any] = []  # what the pickle appended
-        self.pairs: list[tuple[Any, Any]] = []  # what it set by key; keys may be unhashable
+        self.state = None
+        self.items = []
+        self.pairs = []
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -196,6 +201,7 @@ def unpickle(data: bytes) -> Unpickled:
 
     Raises:
         Exception: of nearly any type, MemoryError and RecursionError included; the bytes are not a usable pickle.
+
     """
     stream = io.BytesIO(data)
     unpickler = _InertUnpickler(stream)

@@ -58,6 +58,7 @@ def decode_index(data: bytes, path: str) -> Index:
     Raises:
         IndexCorrupt: they are not an index.
         IndexTooNew: its major version is not ours.
+
     """
     try:
         document = _document_decoder.decode(data)

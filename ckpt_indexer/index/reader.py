@@ -69,6 +69,7 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         IndexTooNew: a newer major version wrote it.
         IndexCorrupt: the file is not an index.
         RootUnusable: it cannot be read.
+
     """
     root = os.fspath(root)
     path = os.path.join(root, layout.INDEX_NAME)

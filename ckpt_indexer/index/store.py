@@ -70,6 +70,7 @@ class Store:
 
         Raises:
             IndexTooNew: a newer major version wrote it.
+
         """
         with self._locked():
             self._load()
@@ -83,6 +84,7 @@ class Store:
             IndexLocked: another writer kept the lock for ``LOCK_TIMEOUT_S``; nothing changed.
             IndexTooNew: a newer major version wrote the index; nothing changed.
             OSError: the index could not be written; the old one stands.
+
         """
         # Read after locking: a copy read earlier may predate another writer's commit, and saving it back would drop
         # that writer's entries.

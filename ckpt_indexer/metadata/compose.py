@@ -28,12 +28,12 @@ from ckpt_indexer.metadata.schema import (
     Training,
 )
 from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
+from ckpt_indexer.model import Fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.formats.facts import Facts
-    from ckpt_indexer.model import Fingerprint
 
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
@@ -107,7 +107,7 @@ def overlay(made: Document, written: Document) -> Document:
     """Let a sidecar that something else wrote (tier 1) win over what was made, wherever it knows something."""
     merged = _merged(made.model_dump(), written.model_dump(exclude={"indexer", "checkpoint_path"}))
     document = Document.model_validate(merged)
-    assert document.indexer is not None  # noqa: S101 - *made* has it
+    assert document.indexer is not None
     document.indexer.source = "sidecar"
     for part in ("exp_name", "training", "model", "metrics", "checkpointing", "hydra_config_path", "wandb_run_id"):
         value = getattr(written, part)
@@ -133,7 +133,7 @@ def _known(value: Any) -> bool:
 
 
 def _metrics(key: str, link_target: str | None, facts: Facts) -> tuple[Metrics, Score, Source]:
-    """Collect this checkpoint's own metrics: those it carries, its score, and the numbers in its name, in this order."""
+    """Collect a checkpoint's own metrics: those it carries, its score, the numbers in its name, in this order."""
     names = [key] if link_target is None else [link_target, key]
     logged = {name: value for group in facts.metrics.values() for name, value in group.items()}
     named = {k: v for name in names for k, v in numbers_in_name(name).items()}

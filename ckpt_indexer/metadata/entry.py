@@ -46,7 +46,7 @@ def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, prob
 def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target: str | None) -> Entry:
     """Make a checkpoint's entry from its document."""
     indexer = document.indexer
-    assert indexer is not None  # noqa: S101 - only documents this project completed come here
+    assert indexer is not None
     problem = None if indexer.problem is None else Problem(indexer.problem.code, indexer.problem.message)
     entry = bare_entry(key, fingerprint, link_target, problem)
     entry.format = indexer.format

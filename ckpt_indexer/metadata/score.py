@@ -1,4 +1,4 @@
-"""This checkpoint's own score: which metric it was selected by, and what it reached. Never another checkpoint's.
+"""A checkpoint's own score: which metric it was selected by, and what it reached. Never another checkpoint's.
 
 A Lightning checkpoint carries the scores of several checkpoints and the paths, on the training machine, that they were
 saved to. Which of them is about this file follows from its name alone; the sources, in this order:
@@ -51,10 +51,10 @@ def find_score(names: Iterable[str], facts: Facts, metrics: Mapping[str, float])
                 value = _last_score(state, facts)
             if value is not None:
                 return Score(state.monitor, state.mode, value, state)
-    state = _saver(names, facts.monitors)
-    if state is None:
+    saver = _saver(names, facts.monitors)
+    if saver is None:
         return Score()
-    return Score(state.monitor, state.mode, None if state.monitor is None else metrics.get(state.monitor), state)
+    return Score(saver.monitor, saver.mode, None if saver.monitor is None else metrics.get(saver.monitor), saver)
 
 
 def _parts_in_common(a: str, b: str) -> int:

@@ -18,6 +18,7 @@ def parse_sidecar(content: Any) -> Document:
 
     Raises:
         SidecarInvalid: it is no document of this schema's major version; every fault is named.
+
     """
     if not isinstance(content, dict):
         raise SidecarInvalid(reason="it is no mapping")

@@ -22,7 +22,7 @@ import os
 import random
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import structlog
 from filelock import FileLock, Timeout
@@ -60,15 +60,13 @@ log = structlog.get_logger("ckpt_indexer")
 class Daemon:
     """Watches one root until told to stop; ``run`` is called once, in the main thread."""
 
-    def __init__(
-        self, root: str, load_settings: Callable[[], Settings], manager: ServiceManager
-    ) -> None:
+    def __init__(self, root: str, load_settings: Callable[[], Settings], manager: ServiceManager) -> None:
         self.root = root
         self._load_settings = load_settings
-        self._manager = manager
-        self._hints = Hints()
-        self._stop_signal: int | None = None
-        self._reload = False
+        self.manager = manager
+        self.hints = Hints()
+        self.stop_signal: int | None = None
+        self.must_reload = False
         self.state = DaemonState(pid=os.getpid(), started=utc_text(time.time_ns()))
 
     def run(self) -> None:
@@ -78,45 +76,46 @@ class Daemon:
             RootUnusable: the root is no folder, or cannot be read or written.
             DaemonRunning: another daemon watches it.
             IndexTooNew: the index was written by a newer major version.
+
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         settings = self._load_settings()
         log.info("daemon_started", root=self.root, version=__version__, pid=os.getpid())
         check_root(self.root)
-        while self._stop_signal is None:
+        while self.stop_signal is None:
             if not os.path.isdir(self.root):
                 self._wait_for_root()
                 continue
             with _Session(self, settings) as session:
                 session.run()
-            if self._reload:
-                self._reload = False
+            if self.must_reload:
+                self.must_reload = False
                 settings = self._reloaded(settings)
-        self._manager.stopping()
-        log.info("daemon_stopped", signal=signal.Signals(self._stop_signal).name)
+        self.manager.stopping()
+        log.info("daemon_stopped", signal=signal.Signals(self.stop_signal).name)
 
     def _on_signal(self, number: int, _: object) -> None:
         if number == signal.SIGHUP:
-            self._reload = True
+            self.must_reload = True
         else:
-            self._stop_signal = number
-        self._hints.interrupt()
+            self.stop_signal = number
+        self.hints.interrupt()
 
     def _wait_for_root(self) -> None:
         """Wait until the root is there again; what is known of it stands meanwhile."""
         log.warning("root_lost", root=self.root)
-        self._manager.status("the outputs root is not there")
+        self.manager.status("the outputs root is not there")
         delay = BACKOFF_FIRST_S
-        while self._stop_signal is None and not os.path.isdir(self.root):
-            self._hints.take(delay)
+        while self.stop_signal is None and not os.path.isdir(self.root):
+            self.hints.take(delay)
             delay = min(2 * delay, 2.0)
-            self._manager.alive()
-        if self._stop_signal is None:
+            self.manager.alive()
+        if self.stop_signal is None:
             log.info("root_found", root=self.root)
 
     def _reloaded(self, settings: Settings) -> Settings:
-        self._manager.reloading()
+        self.manager.reloading()
         try:
             settings = self._load_settings()
         except Exception as error:  # noqa: BLE001 - a broken file must not end a daemon that works
@@ -131,6 +130,7 @@ def check_root(root: str) -> None:
 
     Raises:
         RootUnusable: it does not exist, is no folder, or may not be listed or written to.
+
     """
     if not os.path.exists(root):
         raise RootUnusable(root=root, reason="there is no such folder")
@@ -172,17 +172,16 @@ class _Handler(FileSystemEventHandler):
 
 def _is_wanted(name: bytes) -> bool:
     """Say whether a file of this name can matter: called for every event, so it only compares ends."""
-    return (
-        name.endswith(_WANTED_ENDS)
-        or name.startswith(_COOKIE)
-        or name in (_INDEX, _CONFIG)
-        or name.startswith((b"__", b"mp_rank", b"zero_", b".metadata", b"latest"))
-        or name.endswith((b".pt", b".distcp"))
-    )
+    return name.endswith(_WANTED_ENDS) or name.startswith(_WANTED_STARTS) or name in (_INDEX, _CONFIG)
 
 
-_WANTED_ENDS = tuple(os.fsencode(end) for end in (layout.CHECKPOINT_SUFFIX, layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX))
-_COOKIE, _INDEX, _CONFIG = map(os.fsencode, (layout.COOKIE_PREFIX, layout.INDEX_NAME, layout.CONFIG_NAME))
+_SHARD_ENDS = (".pt", ".distcp", ".metadata")  # inside a checkpoint that is a folder
+_SHARD_STARTS = ("latest",)
+_WANTED_ENDS = tuple(
+    map(os.fsencode, (layout.CHECKPOINT_SUFFIX, layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX, *_SHARD_ENDS))
+)
+_WANTED_STARTS = tuple(map(os.fsencode, (layout.COOKIE_PREFIX, *_SHARD_STARTS)))
+_INDEX, _CONFIG = os.fsencode(layout.INDEX_NAME), os.fsencode(layout.CONFIG_NAME)
 
 
 class _Session:
@@ -193,9 +192,9 @@ class _Session:
         self._settings = settings
         self.root = daemon.root
         self.real_root = os.path.realpath(daemon.root)
-        self.hints = daemon._hints
+        self.hints = daemon.hints
         self.state = daemon.state
-        self._manager = daemon._manager
+        self._manager = daemon.manager
         self._identity = _identity(self.root)
         self._indexer = Indexer(
             self.root, workers=settings.workers, sidecars=settings.sidecars, remove_orphans=settings.remove_orphans
@@ -208,7 +207,7 @@ class _Session:
         self._next_pass = 0.0
         self._next_commit = 0.0
         self._commit_failures = 0
-        self._test_interval_s = min(SELF_TEST_INTERVAL_S, (daemon._manager.watchdog_s or 1e9) / 3)
+        self._test_interval_s = min(SELF_TEST_INTERVAL_S, (daemon.manager.watchdog_s or 1e9) / 3)
         self._next_test = 0.0
         self._test_cookie: str | None = None
         self._test_deadline = float("inf")
@@ -221,7 +220,7 @@ class _Session:
         except OSError as error:
             raise RootUnusable(root=self.root, reason=error.strerror or str(error)) from error
 
-    def __enter__(self) -> _Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -256,7 +255,7 @@ class _Session:
     def _turn(self) -> bool:
         """One turn of the loop; False to end the session."""
         places = self.hints.take(self._wait_s())
-        if self._daemon._stop_signal is not None or self._daemon._reload:
+        if self._daemon.stop_signal is not None or self._daemon.must_reload:
             if self._indexer.is_dirty:
                 self._commit()
             return False
@@ -431,7 +430,9 @@ class _Session:
             name = f"{layout.COOKIE_PREFIX}test-{os.getpid()}"
             self._unlink(name)
             try:
-                os.close(os.open(os.path.join(self.root, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                os.close(
+                    os.open(os.path.join(self.root, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                )
             except OSError as error:
                 self._set_reason("index-unwritable", error.strerror or str(error), "make the root writable")
                 self._next_test = now + self._test_interval_s
@@ -497,4 +498,3 @@ def _identity(root: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino)
-

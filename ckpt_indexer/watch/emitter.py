@@ -7,11 +7,11 @@ was moved away; holds all events back 0.5 s for every file moved out; and is sil
 
 | the kernel says | done at once | told |
 |---|---|---|
-| file created, closed after writing, moved in, attributes changed | | created, closed (the path) |
+| file created, closed after writing, moved in, its attributes changed | | created, closed |
 | file deleted, moved away | | deleted |
-| folder created, moved in | watch it and all below, *then* tell: what came earlier is found by looking | folder created |
+| folder created, moved in | watch all of it, *then* tell: what came earlier is found by looking | folder created |
 | folder moved away | forget its watches and those below; moves are not paired | folder deleted |
-| queue overflow | stop for good: the owner makes a new emitter, on a new descriptor, and looks at everything | ``Blinded`` |
+| queue overflow | stop for good: the owner starts a new emitter and looks at everything | ``Blinded`` |
 | root deleted, moved, unmounted | the same | ``Blinded`` |
 | no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``Blinded``, once, with the folder |
 | folder unreadable (EACCES) | go on | ``Blinded``, once for each folder |
@@ -99,6 +99,7 @@ class InotifyEmitter(EventEmitter):
 
         Raises:
             OSError: no inotify descriptor (EMFILE), or the root cannot be watched.
+
         """
         fd = inotify_init()
         if fd < 0:

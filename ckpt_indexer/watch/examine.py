@@ -17,11 +17,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer import layout
-from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
+from ckpt_indexer.disk import fingerprint_of, opened_file, opened_folder, replace_file
 from ckpt_indexer.errors import SidecarInvalid
-from ckpt_indexer.formats.container import identify_folder
-from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.formats.reader import Reader
+from ckpt_indexer.health import check_folder, problem_of
 from ckpt_indexer.metadata.compose import Config, compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 CONFIGS_CACHED_MAX = 64  # parsed configurations; the checkpoints of one run are read one after the other
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
-_PROBLEM_OF_ERRNO = {errno.EACCES: "permission-denied", errno.EPERM: "permission-denied", errno.ELOOP: "link-loop"}
 
 
 class Examined(NamedTuple):
@@ -64,23 +62,19 @@ class Examiner:
             reader.close()
 
     def examine(self, key: str, found: Found, *, force: bool = False) -> Examined:
-        """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew even if it is current."""
+        """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too."""
         stamp = found.stamp
         if found.problem is not None:
-            return self._finished(key, found, bare_entry(key, stamp.fingerprint, stamp.link_target, _problem(found)))
+            problem = Problem.of(*found.problem)
+            return self._finished(found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
         if found.is_folder:
             return self._examine_folder(key, found)
-        path = layout.to_path(stamp.link_target if stamp.link_target is not None else key)
         try:
-            with opened_file(self.root, path) as descriptor:
+            with opened_file(self.root, found.path_to_read(key)) as descriptor:
                 return self._examine_file(key, found, descriptor, force=force)
-        except NotRegularFile:
-            problem = Problem.of("not-a-file", "this is no regular file")
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return Examined(bare_entry(key, stamp.fingerprint, stamp.link_target, None), is_gone=True)
-            problem = Problem.of(_PROBLEM_OF_ERRNO.get(error.errno or 0, "io-error"), error.strerror or error)
-        return self._finished(key, found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
+            entry = bare_entry(key, stamp.fingerprint, stamp.link_target, problem_of(error))
+            return self._finished(found, entry)._replace(is_gone=error.errno in (errno.ENOENT, errno.ENOTDIR))
 
     def remove_sidecar_if_ours(self, key: str) -> bool:
         """Remove the sidecar of a checkpoint that is gone, if this project wrote it; say whether it did."""
@@ -90,16 +84,6 @@ class Examiner:
             return False
         return self._unlink(path)
 
-    def read_document(self, key: str, found: Found) -> Document | None:
-        """Make the document of a checkpoint without writing anything; ``None`` where it cannot be read."""
-        stamp = found.stamp
-        if found.problem is not None or found.is_folder:
-            return None
-        path = layout.to_path(stamp.link_target if stamp.link_target is not None else key)
-        with opened_file(self.root, path) as descriptor:
-            document, _, _ = self._document(key, found, descriptor, fingerprint_of(os.fstat(descriptor)), force=False)
-        return document
-
     def _examine_file(self, key: str, found: Found, descriptor: int, *, force: bool) -> Examined:
         stamp = found.stamp
         before = fingerprint_of(os.fstat(descriptor))
@@ -107,13 +91,13 @@ class Examiner:
         document, ours, invalid = self._document(key, found, descriptor, before, force=force)
         if fingerprint_of(os.fstat(descriptor)) != before:
             problem = Problem.of("unsettled", "it changed while it was read")
-            return self._finished(key, found, bare_entry(key, before, stamp.link_target, problem))
+            return self._finished(found, bare_entry(key, before, stamp.link_target, problem))
         entry = entry_of(document, key, before, stamp.link_target)
         entry.metadata_problem = invalid
         is_racy = time.time_ns() - before[1] < RACY_NS
         if ours is _CURRENT:
             entry.metadata_file = layout.sidecar_path(key)
-            return self._finished(key, found, entry, is_racy=is_racy)
+            return self._finished(found, entry, is_racy=is_racy)
         if entry.status == "corrupt" and ours is _STALE:
             self._unlink(layout.sidecar_path(layout.to_path(key)))
             found = found._replace(stamp=found.stamp._replace(sidecar=None))
@@ -122,7 +106,7 @@ class Examiner:
             entry.metadata_file = layout.sidecar_path(key)
         elif invalid is None and wanted:
             return self._written(key, found, entry, document, is_racy=is_racy)
-        return self._finished(key, found, entry, is_racy=is_racy)
+        return self._finished(found, entry, is_racy=is_racy)
 
     def _document(
         self, key: str, found: Found, descriptor: int, fingerprint: Fingerprint, *, force: bool
@@ -144,31 +128,23 @@ class Examiner:
             is_older = stamp.sidecar is not None and stamp.sidecar[1] < fingerprint[1]
             whose = _STALE if is_older else _FOREIGN
         facts = self._reader().read_checkpoint(descriptor)
-        document = compose(
-            key=key, link_target=stamp.link_target, fingerprint=fingerprint, facts=facts, config=config
-        )
+        document = compose(key=key, link_target=stamp.link_target, fingerprint=fingerprint, facts=facts, config=config)
         if whose is _FOREIGN and written is not None:
             document = overlay(document, written)
         return document, whose, invalid
 
     def _examine_folder(self, key: str, found: Found) -> Examined:
         stamp = found.stamp
-        path = layout.to_path(stamp.link_target if stamp.link_target is not None else key)
-        try:
-            with opened_folder(self.root, path) as folder:
-                names = os.listdir(folder)
-        except OSError as error:
-            problem = Problem.of(_PROBLEM_OF_ERRNO.get(error.errno or 0, "io-error"), error.strerror or error)
-            return self._finished(key, found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
-        facts = Facts(format=identify_folder(names))
-        facts.problem = Problem.of("format-unsupported", f"checkpoints that are folders ({facts.format}) are not read yet")
         document = compose(
-            key=key, link_target=stamp.link_target, fingerprint=stamp.fingerprint, facts=facts,
+            key=key,
+            link_target=stamp.link_target,
+            fingerprint=stamp.fingerprint,
+            facts=check_folder(self.root, found.path_to_read(key)),
             config=self._config(stamp.config),
-        )  # fmt: skip
-        return self._finished(key, found, entry_of(document, key, stamp.fingerprint, stamp.link_target))
+        )
+        return self._finished(found, entry_of(document, key, stamp.fingerprint, stamp.link_target))
 
-    def _finished(self, key: str, found: Found, entry: Entry, *, is_racy: bool = False) -> Examined:
+    def _finished(self, found: Found, entry: Entry, *, is_racy: bool = False) -> Examined:
         """Put into the entry what its stamp is made of, so that the next scan finds it equal."""
         stamp = found.stamp
         entry.metadata_fingerprint = stamp.sidecar
@@ -192,7 +168,7 @@ class Examiner:
             entry.metadata_file = layout.sidecar_path(key)
         except OSError as error:
             entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
-        examined = self._finished(key, found._replace(stamp=stamp), entry, is_racy=is_racy)
+        examined = self._finished(found._replace(stamp=stamp), entry, is_racy=is_racy)
         return examined._replace(wrote_sidecar=wrote)
 
     def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
@@ -250,11 +226,6 @@ class Examiner:
 
 
 _ABSENT, _STALE, _CURRENT, _FOREIGN = "absent", "stale", "current", "foreign"  # whose the sidecar on disk is
-
-
-def _problem(found: Found) -> Problem:
-    assert found.problem is not None  # noqa: S101 - the caller's condition
-    return Problem.of(*found.problem)
 
 
 def _still_there(folder_fd: int, name: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import structlog
@@ -22,10 +21,10 @@ from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.model import Entry, Problem
 from ckpt_indexer.watch.examine import Examined, Examiner
 from ckpt_indexer.watch.reconcile import places_linked_to, reconcile
-from ckpt_indexer.watch.scan import Found, Stamp, scan
+from ckpt_indexer.watch.scan import Found, Stamp, scan, stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from ckpt_indexer.watch.scan import Snapshot
 
@@ -101,6 +100,7 @@ class Indexer:
 
         Raises:
             IndexTooNew: a newer major version wrote the index.
+
         """
         self.store.load()
         if self.store.loads == self._loads:
@@ -116,6 +116,7 @@ class Indexer:
 
         Raises:
             OSError: the root cannot be listed.
+
         """
         if "" not in places:
             places = places_linked_to(places, self._links)
@@ -154,6 +155,7 @@ class Indexer:
 
         Raises:
             IndexLocked, IndexTooNew, OSError: nothing is lost; call again later.
+
         """
         started = time.monotonic()
         keys = self.store.commit(self._changed.values(), self._removed)
@@ -216,8 +218,7 @@ class Indexer:
     def _note(self, entry: Entry, *, is_racy: bool = False) -> None:
         """Remember what the entry was made from, and whether to look again."""
         key = entry.path
-        config = (entry.config_path, entry.config_fingerprint) if entry.config_path and entry.config_fingerprint else None
-        self.known[key] = Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config)
+        self.known[key] = stamp_of(entry)
         self._statuses[key] = entry.status
         if entry.link_target is not None:
             self._links[key] = entry.link_target
@@ -234,7 +235,7 @@ class Indexer:
 
     def _forget(self, key: str) -> None:
         for table in (self.known, self.todo, self._links, self._changed, self._retries, self._statuses):
-            table.pop(key, None)  # type: ignore[attr-defined]
+            table.pop(key, None)
         if key in self.store.entries:
             self._removed.add(key)
 
@@ -251,5 +252,3 @@ def _retry_kind(entry: Entry) -> str | None:
 
 def _log_set_aside(name: str, reason: str) -> None:
     log.warning("index_set_aside", file=name, reason=reason)
-
-

@@ -18,7 +18,7 @@ from ckpt_indexer.disk import fingerprint_of
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.model import Entry, Fingerprint
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -34,12 +34,26 @@ class Stamp(NamedTuple):
     config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
 
 
+def stamp_of(entry: Entry) -> Stamp:
+    """Give the stamp that an entry was made from.
+
+    It holds everything an entry depends on: equal stamps, equal entry.
+    """
+    path, fingerprint = entry.config_path, entry.config_fingerprint
+    config = (path, fingerprint) if path is not None and fingerprint is not None else None
+    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config)
+
+
 class Found(NamedTuple):
     """A checkpoint as the scan found it."""
 
     stamp: Stamp
     problem: tuple[str, str] | None = None  # (code, message): what keeps it from being opened at all
     is_folder: bool = False
+
+    def path_to_read(self, key: str) -> str:
+        """Give the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
+        return layout.to_path(key if self.stamp.link_target is None else self.stamp.link_target)
 
 
 class Snapshot(NamedTuple):
@@ -57,6 +71,7 @@ def scan(root: str, places: Collection[str] = ("",)) -> Snapshot:
 
     Raises:
         OSError: the root itself cannot be listed.
+
     """
     walk = _Walk(root)
     os.stat(root)

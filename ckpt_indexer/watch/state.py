@@ -47,6 +47,7 @@ def write_state(root: str, state: DaemonState) -> None:
 
     Raises:
         OSError: the root cannot be written.
+
     """
     with opened_folder(root, "") as folder:
         replace_file(folder, layout.DAEMON_STATE_NAME, msgspec.json.encode(state) + b"\n", durable=False)

@@ -1,0 +1,73 @@
+"""``ckpt-indexer sync``: a barrier between a writer and the readers of the index."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+import click
+
+from ckpt_indexer import layout
+from ckpt_indexer.cli.options import root_argument
+from ckpt_indexer.errors import CkptIndexerError
+from ckpt_indexer.watch.daemon import check_root
+from ckpt_indexer.watch.state import is_daemon_alive
+
+POLL_S = 0.001
+
+
+class SyncTimeout(CkptIndexerError, TimeoutError):
+    """the daemon of {root} did not catch up within {timeout_s:g} s; see `ckpt-indexer status`"""
+
+
+@click.command("sync")
+@root_argument
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+def command(root: str, timeout_s: float) -> None:
+    """Return when all that was written below ROOT before this call is in its index; exit 1 if that takes too long.
+
+    Without a daemon, ROOT is looked at here and now.
+    """
+    check_root(root)
+    if not sync(root, timeout_s=timeout_s):
+        from ckpt_indexer.watch.indexer import Indexer
+
+        with Indexer(root) as indexer:
+            indexer.load()
+            indexer.look()
+            indexer.work()
+            indexer.commit()
+
+
+def sync(root: str, *, timeout_s: float) -> bool:
+    """Wait for the daemon; False if there is none.
+
+    A cookie is put into the root. Events come in order, so when the daemon sees the cookie's it has seen all earlier
+    ones; it removes the cookie once they are in the index.
+
+    Raises:
+        SyncTimeout: the daemon lives, and the cookie is still there.
+
+    """
+    if not is_daemon_alive(root):
+        return False
+    cookie = os.path.join(root, f"{layout.COOKIE_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+    with open(cookie, "xb"):
+        pass
+    deadline = time.monotonic() + timeout_s
+    checked = time.monotonic()
+    try:
+        while os.path.exists(cookie):
+            now = time.monotonic()
+            if now > deadline:
+                raise SyncTimeout(root=root, timeout_s=timeout_s)
+            if now > checked + 0.5:
+                checked = now
+                if not is_daemon_alive(root):
+                    return False
+            time.sleep(POLL_S)
+    finally:
+        if os.path.exists(cookie):
+            os.unlink(cookie)
+    return True
