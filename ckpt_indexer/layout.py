@@ -114,6 +114,16 @@ def subject_of(path: str) -> str | None:
     return None
 
 
+def subject_of_folder(path: str) -> str:
+    """Name what an event about the folder at *path* is about: itself, but for the folders that belong to something.
+
+    >>> subject_of_folder("a/b"), subject_of_folder("a/.hydra"), subject_of_folder("a/s.ckpt/rank0")
+    ('a/b', 'a', 'a/s.ckpt')
+    """
+    folder, _, name = path.rpartition("/")
+    return folder if name == HYDRA_FOLDER else subject_of(f"{path}/") or path
+
+
 def ancestors(path: str) -> list[str]:
     """List the folders above *path*, the nearest first, the root (``""``) last.
 

@@ -38,7 +38,7 @@ from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.state import DaemonState, Reason, write_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ckpt_indexer.settings import Settings
     from ckpt_indexer.watch.notify import ServiceManager
@@ -155,7 +155,7 @@ class _Handler(FileSystemEventHandler):
             self._session.on_blinded(path, event)
             return
         if event.is_directory:
-            self._session.hints.add(path)
+            self._session.hints.add(layout.subject_of_folder(path))
             return
         if path == layout.INDEX_NAME:
             if isinstance(event, FileDeletedEvent):
@@ -242,6 +242,7 @@ class _Session:
             try:
                 if not self._turn():
                     return
+                self._clear_reason("error")
             except (IndexTooNew, RootUnusable):
                 raise
             except Exception:
@@ -291,6 +292,8 @@ class _Session:
     def _look(self, places: set[str]) -> None:
         started = time.monotonic()
         if EVERYTHING in places:
+            # A cookie's event may have been lost with the others; what was written before it, this pass will see.
+            self._cookies.update(name for name in self._iter_cookies() if name != self._test_cookie)
             self._indexer.load()
         snapshot = self._indexer.look(places)
         self._set_unseen(snapshot.unseen)
@@ -395,7 +398,6 @@ class _Session:
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.stop()
-            observer.unschedule_all()
             observer.join()
 
     def _restart_observer(self) -> None:
@@ -456,9 +458,11 @@ class _Session:
 
     def _remove_cookies(self) -> None:
         """Remove the cookies of those who waited for a daemon that is gone: they ask again."""
-        for name in os.listdir(self.root):
-            if is_cookie(name):
-                self._unlink(name)
+        for name in self._iter_cookies():
+            self._unlink(name)
+
+    def _iter_cookies(self) -> Iterator[str]:
+        return filter(is_cookie, os.listdir(self.root))
 
     # --- saying how it is ---
 

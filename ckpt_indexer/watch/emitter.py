@@ -29,6 +29,7 @@ import errno
 import os
 import select
 import struct
+import threading
 from ctypes import get_errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +86,8 @@ class InotifyEmitter(EventEmitter):
         self._root = os.fsencode(self.watch.path)
         self._fd = -1
         self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._closing = threading.Lock()  # a stop may come while the thread ends by itself
+        self._is_closed = False
         self._path_of: dict[int, bytes] = {}
         self._folders: dict[bytes, _Folder] = {}
         self._unwatched: set[bytes] = set()  # folders that could not be watched, told once each
@@ -117,7 +120,9 @@ class InotifyEmitter(EventEmitter):
 
     def on_thread_stop(self) -> None:
         """Wake the thread; it closes the descriptor itself, which frees all watches at once."""
-        os.write(self._stop_write, b"x")
+        with self._closing:
+            if not self._is_closed:
+                os.write(self._stop_write, b"x")
 
     def run(self) -> None:
         """Read events until stopped, overflown or orphaned."""
@@ -127,8 +132,10 @@ class InotifyEmitter(EventEmitter):
         finally:
             # Closing the descriptor drops its watches without one IN_IGNORED each, which in a large tree would
             # overflow the queue anew.
-            for fd in (self._fd, self._stop_read, self._stop_write):
-                os.close(fd)
+            with self._closing:
+                self._is_closed = True
+                for fd in (self._fd, self._stop_read, self._stop_write):
+                    os.close(fd)
 
     def _read_batch(self) -> bool:
         select.select([self._fd, self._stop_read], [], [])
