@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,14 @@ from ckpt_indexer.cli.options import json_option, note, print_json, printable, q
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.watch.daemon import check_root
 from ckpt_indexer.watch.indexer import Indexer
+from ckpt_indexer.watch.log import configure_log
+from ckpt_indexer.watch.survey import survey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckpt_indexer.watch.examine import Examined
+    from ckpt_indexer.watch.scan import Found
 
 COMMIT_INTERVAL_S = 1.0  # a run that is interrupted has lost at most this much
 FAILURES_SHOWN_MAX = 20
@@ -48,10 +57,9 @@ def run(
 ) -> None:
     """Do the work of ``rebuild``, or of ``generate`` with *missing_only*."""
     check_root(root)
+    configure_log("warning", "text", is_terminal=False)
     started = time.monotonic()
-    from os import cpu_count
-
-    with Indexer(root, workers=workers or min(8, cpu_count() or 1), remove_orphans=not missing_only) as indexer:
+    with Indexer(root, workers=workers or min(8, os.cpu_count() or 1), remove_orphans=not missing_only) as indexer:
         indexer.force = force
         if dry_run:
             _dry_run(root, force=force, missing_only=missing_only, as_json=as_json, quiet=quiet, started=started)
@@ -61,86 +69,81 @@ def run(
             indexer.known = dict.fromkeys(indexer.known)
         snapshot = indexer.look()
         if missing_only:
-            _keep_missing(indexer, snapshot.found, force=force)
+            indexer.todo = _to_generate(snapshot.found, indexer.statuses, force=force)
         if snapshot.unseen.get("") is not None:
             raise RootUnusable(root=root, reason=snapshot.unseen[""])
-        todo = len(indexer.todo)
-        failures: list[tuple[str, str]] = []
-        written: list[str] = []
-        before = dict(indexer.store.entries)
-        _work(indexer, todo, failures, show=not (as_json or quiet))
-        indexer.commit()
-        written = [key for key, raw in indexer.store.entries.items() if before.get(key) != raw]
-        total = len(snapshot.found)
-        summary = {
-            "total": total,
-            "written": max(indexer.counts.written, len(written)),
-            "skipped": total - max(indexer.counts.written, len(written)),
-            "failed": indexer.counts.failed,
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        tally = _Tally()
+        indexer.on_examined = tally.add
+        _work(indexer, tally, show_bar=sys.stderr.isatty() and not (as_json or quiet))
+        summary = _summary(len(snapshot.found), len(tally.written), len(tally.failures), started)
         for path, reason in list(snapshot.unseen.items())[:FAILURES_SHOWN_MAX]:
             note(f"not looked at: {printable(path)}: {printable(reason)}")
-        report(summary, written, failures, as_json=as_json, quiet=quiet)
+        _report(summary, tally.written, tally.failures, as_json=as_json, quiet=quiet)
 
 
-def _keep_missing(indexer: Indexer, found: Any, *, force: bool) -> None:
-    """Leave only the checkpoints without a sidecar to be read."""
-    usable = {key: each for key, each in found.items() if each.problem is None and not each.is_folder}
-    indexer.todo = {key: each for key, each in usable.items() if each.stamp.sidecar is None or force}
+def _to_generate(found: Mapping[str, Found], statuses: Mapping[str, str], *, force: bool) -> dict[str, Found]:
+    """Choose the checkpoints that should have a sidecar and have none; *statuses* are those in the index."""
+    return {
+        key: each
+        for key, each in found.items()
+        if each.problem is None
+        and not each.is_folder
+        and (each.stamp.sidecar is None or force)
+        and statuses.get(key, "ok") in ("ok", "unsupported")
+    }
 
 
-def _work(indexer: Indexer, todo: int, failures: list[tuple[str, str]], *, show: bool) -> None:
-    """Read what is to be read, with a progress bar on a terminal, committing now and then."""
+class _Tally:
+    """What came of the checkpoints that were read."""
 
-    def examined(key: str, result: Any) -> None:
-        if result.entry.problem is not None:
-            failures.append((key, result.entry.problem.message))
+    def __init__(self) -> None:
+        self.examined = 0
+        self.written: list[str] = []
+        self.failures: list[tuple[str, str]] = []  # (key, message)
 
-    indexer.progress = examined
-    if not (show and sys.stderr.isatty()):
-        while not indexer.is_idle:
-            indexer.work(COMMIT_INTERVAL_S)
-            indexer.commit()
-        return
+    def add(self, examined: Examined, is_written: bool) -> None:
+        entry = examined.entry
+        self.examined += 1
+        if is_written:
+            self.written.append(entry.path)
+        if entry.problem is not None:
+            self.failures.append((entry.path, entry.problem.message))
+
+
+def _work(indexer: Indexer, tally: _Tally, *, show_bar: bool) -> None:
+    """Read what is to be read, committing now and then, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=todo)
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show_bar) as bar:
+        task = bar.add_task("reading", total=len(indexer.todo))
         committed = time.monotonic()
         while not indexer.is_idle:
             indexer.work(0.1)
-            bar.update(task, completed=indexer.counts.examined)
+            bar.update(task, completed=tally.examined)
             if time.monotonic() - committed > COMMIT_INTERVAL_S:
                 indexer.commit()
                 committed = time.monotonic()
+    indexer.commit()
 
 
 def _dry_run(root: str, *, force: bool, missing_only: bool, as_json: bool, quiet: bool, started: float) -> None:
-    from ckpt_indexer.watch.survey import survey
-
     surveyed = survey(root)
     keys = set(surveyed.found) if force else {*surveyed.plan.read}
     if missing_only:
-        keys = {
-            key
-            for key, each in surveyed.found.items()
-            if each.problem is None and not each.is_folder and (force or each.stamp.sidecar is None)
-        }
-    total = len(surveyed.found)
-    summary = {
-        "total": total,
-        "written": len(keys),
-        "skipped": total - len(keys),
-        "failed": 0,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    report(summary, sorted(keys), [], as_json=as_json, quiet=quiet, verb="would be written")
+        statuses = {key: entry.status for key, entry in surveyed.entries.items()}
+        keys = set(_to_generate(surveyed.found, statuses, force=force))
+    summary = _summary(len(surveyed.found), len(keys), 0, started)
+    _report(summary, sorted(keys), [], as_json=as_json, quiet=quiet, verb="would be written")
 
 
-def report(
+def _summary(total: int, written: int, failed: int, started: float) -> dict[str, Any]:
+    seconds = round(time.monotonic() - started, 3)
+    return {"total": total, "written": written, "skipped": total - written, "failed": failed, "seconds": seconds}
+
+
+def _report(
     summary: dict[str, Any],
     written: list[str],
     failures: list[tuple[str, str]],

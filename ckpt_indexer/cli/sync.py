@@ -32,7 +32,9 @@ def command(root: str, timeout_s: float) -> None:
     check_root(root)
     if not sync(root, timeout_s=timeout_s):
         from ckpt_indexer.watch.indexer import Indexer
+        from ckpt_indexer.watch.log import configure_log
 
+        configure_log("warning", "text", is_terminal=False)
         with Indexer(root) as indexer:
             indexer.load()
             indexer.look()

@@ -30,9 +30,9 @@ def command(root: str, as_json: bool, quiet: bool) -> int:
     check_root(root)
     surveyed = survey(root, must_exist=True)
     findings: dict[str, list[str]] = {
-        "missing": sorted(key for key in surveyed.plan.read if key not in surveyed.known),
+        "missing": sorted(key for key in surveyed.plan.read if key not in surveyed.entries),
         "extra": sorted(surveyed.plan.remove),
-        "stale": sorted(key for key in surveyed.plan.read if key in surveyed.known),
+        "stale": sorted(key for key in surveyed.plan.read if key in surveyed.entries),
     }
     count = sum(map(len, findings.values()))
     if as_json:

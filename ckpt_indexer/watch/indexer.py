@@ -45,15 +45,6 @@ class Committed(NamedTuple):
     seconds: float
 
 
-class Counts:
-    """What was done since the start."""
-
-    def __init__(self) -> None:
-        self.written = 0  # checkpoints whose sidecar or entry changed
-        self.failed = 0  # checkpoints that cannot be used
-        self.examined = 0
-
-
 class Indexer:
     """Brings the index of one root in line with its disk."""
 
@@ -63,12 +54,11 @@ class Indexer:
         self.examiner = Examiner(root, sidecars=sidecars)
         self.known: dict[str, Stamp | None] = {}
         self.todo: dict[str, Found] = {}
-        self.counts = Counts()
-        self.force = False
-        self.progress: Callable[[str, Examined], None] | None = None
+        self.statuses: dict[str, str] = {}
+        self.force = False  # read and write anew what is current
+        self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
         self._loads = 0  # of the store, when ``known`` was last taken from it
         self._links: dict[str, str] = {}
-        self._statuses: dict[str, str] = {}
         self._changed: dict[str, Entry] = {}
         self._removed: set[str] = set()
         self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
@@ -106,7 +96,7 @@ class Indexer:
         if self.store.loads == self._loads:
             return False
         self._loads = self.store.loads
-        self.known, self._links, self._statuses = {}, {}, {}
+        self.known, self._links, self.statuses = {}, {}, {}
         for raw in self.store.entries.values():
             self._note(codec.decode_entry(raw))
         return True
@@ -184,7 +174,7 @@ class Indexer:
     def counts_by_status(self) -> dict[str, int]:
         """Count the entries by status."""
         counts: dict[str, int] = {}
-        for status in self._statuses.values():
+        for status in self.statuses.values():
             counts[status] = counts.get(status, 0) + 1
         return dict(sorted(counts.items()))
 
@@ -196,7 +186,6 @@ class Indexer:
             log.exception("checkpoint_failed", key=key)
             problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
             examined = Examined(bare_entry(key, (0, 0, 0), None, problem))
-        self.counts.examined += 1
         entry = examined.entry
         if examined.is_gone:
             if key not in self.todo:
@@ -204,22 +193,19 @@ class Indexer:
             return
         self._removed.discard(key)
         previous = self.store.entries.get(key)
-        if previous is None or not codec.same_content(entry, previous) or key in self._changed:
+        is_changed = previous is None or not codec.same_content(entry, previous)
+        if is_changed or key in self._changed:
             self._changed[key] = entry
-            self.counts.written += 1
-        elif examined.wrote_sidecar:
-            self.counts.written += 1
-        self.counts.failed += entry.status != "ok"
         self._note(entry, is_racy=examined.is_racy)
         log.debug("checkpoint_indexed", key=key, status=entry.status)
-        if self.progress is not None:
-            self.progress(key, examined)
+        if self.on_examined is not None:
+            self.on_examined(examined, is_changed or examined.wrote_sidecar)
 
     def _note(self, entry: Entry, *, is_racy: bool = False) -> None:
         """Remember what the entry was made from, and whether to look again."""
         key = entry.path
         self.known[key] = stamp_of(entry)
-        self._statuses[key] = entry.status
+        self.statuses[key] = entry.status
         if entry.link_target is not None:
             self._links[key] = entry.link_target
         else:
@@ -234,7 +220,7 @@ class Indexer:
             self._retries.pop(key, None)
 
     def _forget(self, key: str) -> None:
-        for table in (self.known, self.todo, self._links, self._changed, self._retries, self._statuses):
+        for table in (self.known, self.todo, self._links, self._changed, self._retries, self.statuses):
             table.pop(key, None)
         if key in self.store.entries:
             self._removed.add(key)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
 from ckpt_indexer.watch.reconcile import Plan, reconcile
-from ckpt_indexer.watch.scan import Found, Stamp, scan, stamp_of
+from ckpt_indexer.watch.scan import Found, scan, stamp_of
+
+if TYPE_CHECKING:
+    from ckpt_indexer.model import Entry
 
 
 class Survey(NamedTuple):
@@ -15,7 +18,7 @@ class Survey(NamedTuple):
 
     found: dict[str, Found]
     plan: Plan
-    known: dict[str, Stamp | None]
+    entries: dict[str, Entry]  # what the index says now
     unseen: dict[str, str]
 
 
@@ -27,11 +30,12 @@ def survey(root: str, *, must_exist: bool = False) -> Survey:
         OSError: the root cannot be listed.
 
     """
-    known: dict[str, Stamp | None] = {}
+    entries: dict[str, Entry] = {}
     try:
-        known = {key: stamp_of(entry) for key, entry in read_index(root).entries.items()}
+        entries = read_index(root).entries
     except IndexMissing:
         if must_exist:
             raise
     snapshot = scan(root)
-    return Survey(snapshot.found, reconcile(snapshot, known), known, snapshot.unseen)
+    plan = reconcile(snapshot, {key: stamp_of(entry) for key, entry in entries.items()})
+    return Survey(snapshot.found, plan, entries, snapshot.unseen)
