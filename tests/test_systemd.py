@@ -75,7 +75,7 @@ def test_the_daemon_and_systemd_agree_on_the_protocol() -> None:
 
 
 def test_the_watchdog_is_more_patient_than_the_self_test() -> None:
-    from ckpt_indexer.watch.daemon import SELF_TEST_INTERVAL_S, SELF_TEST_TIMEOUT_S
+    from ckpt_indexer.watch.observer import SELF_TEST_INTERVAL_S, SELF_TEST_TIMEOUT_S
 
     (seconds,) = directives()["WatchdogSec"]
     interval_s = min(SELF_TEST_INTERVAL_S, float(seconds) / 3)

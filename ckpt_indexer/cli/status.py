@@ -11,7 +11,7 @@ from ckpt_indexer.cli.options import json_option, print_json, printable, root_ar
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
 from ckpt_indexer.watch.daemon import check_root
-from ckpt_indexer.watch.state import is_daemon_alive, read_state
+from ckpt_indexer.watch.state import DaemonState, Reason, is_daemon_alive, read_state
 
 
 @click.command("status")
@@ -47,6 +47,11 @@ def describe(root: str) -> dict[str, Any]:
 
     """
     alive, told = is_daemon_alive(root), read_state(root)
+    if told is None:
+        told = DaemonState()
+        if alive:
+            cure = "make room, or make the root writable; a daemon that is just starting needs a moment"
+            told = DaemonState("degraded", [Reason("state-unwritable", "the daemon's state cannot be read", cure)])
     try:
         index = read_index(root)
     except IndexMissing:

@@ -9,8 +9,9 @@ import time
 import click
 
 from ckpt_indexer import layout
-from ckpt_indexer.cli.options import root_argument
+from ckpt_indexer.cli.options import json_option, print_json, root_argument
 from ckpt_indexer.errors import CkptIndexerError
+from ckpt_indexer.index.reader import read_index
 from ckpt_indexer.watch.daemon import check_root
 from ckpt_indexer.watch.state import is_daemon_alive
 
@@ -24,22 +25,33 @@ class SyncTimeout(CkptIndexerError, TimeoutError):
 @click.command("sync")
 @root_argument
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
-def command(root: str, timeout_s: float) -> None:
+@json_option
+def command(root: str, timeout_s: float, as_json: bool) -> None:
     """Return when all that was written below ROOT before this call is in its index; exit 1 if that takes too long.
 
     Without a daemon, ROOT is looked at here and now.
     """
     check_root(root)
-    if not sync(root, timeout_s=timeout_s):
-        from ckpt_indexer.watch.indexer import Indexer
-        from ckpt_indexer.watch.log import configure_log
+    started = time.monotonic()
+    has_daemon = sync(root, timeout_s=timeout_s)
+    if not has_daemon:
+        _pass(root)
+    if as_json:
+        seconds = round(time.monotonic() - started, 4)
+        print_json({"ok": True, "daemon": has_daemon, "generation": read_index(root).generation, "seconds": seconds})
 
-        configure_log("warning", "text", is_terminal=False)
-        with Indexer(root) as indexer:
-            indexer.load()
-            indexer.look()
-            indexer.work()
-            indexer.commit()
+
+def _pass(root: str) -> None:
+    """Do what a daemon would have done."""
+    from ckpt_indexer.watch.indexer import Indexer
+    from ckpt_indexer.watch.log import configure_log
+
+    configure_log("warning", "text", is_terminal=False)
+    with Indexer(root) as indexer:
+        indexer.load()
+        indexer.look()
+        indexer.work()
+        indexer.commit()
 
 
 def sync(root: str, *, timeout_s: float) -> bool:

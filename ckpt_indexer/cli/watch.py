@@ -36,12 +36,15 @@ def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("watch")
 @root_argument
 @click.option("--config", type=click.Path(dir_okay=False), envvar="CKPT_INDEXER_CONFIG", help="YAML file of settings.")
+@click.option("--json", "as_json", is_flag=True, help="Log JSON lines: the same as --log-format=json.")
 @settings_options
-def command(root: str, config: str | None, **flags: Any) -> None:
+def command(root: str, config: str | None, as_json: bool, **flags: Any) -> None:
     """Watch ROOT and keep its index and sidecars equal to the disk, until SIGTERM or Ctrl-C.
 
     SIGHUP reads the settings again.
     """
+    if as_json:
+        flags["log_format"] = "json"
 
     def load() -> Settings:
         settings = load_settings(flags, os.environ, config)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ckpt_indexer.formats.facts import CallbackFacts, Facts, MonitorState, TensorFacts
 from ckpt_indexer.formats.plain import Fetch, Plainer, text
-from ckpt_indexer.formats.tensors import ITEM_BYTES, Tensor, parse_tensor
+from ckpt_indexer.formats.tensors import ELEMENTS_MAX, ITEM_BYTES, Tensor, parse_tensor
 from ckpt_indexer.formats.unpickle import Inert
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
@@ -117,27 +117,35 @@ def _describe_state_dict(mapping: dict[Any, Any], facts: Facts) -> None:
         listed.append(TensorFacts(text(name) if isinstance(name, str) else str(name)[:100], tensor.shape, tensor.dtype))
         counted.append(tensor)
     facts.tensors = listed
-    facts.parameters = count_parameters(counted)
+    parameters = count_parameters(counted)
+    if parameters <= ELEMENTS_MAX:
+        facts.parameters = parameters
+    else:
+        facts.warnings.append("the sizes of its tensors are implausible")
 
 
 def count_parameters(tensors: list[Tensor]) -> int:
     """Count elements, those of a storage that several tensors share only once.
 
-    Tied weights are one storage under two names. Where tensors are different views of one storage, the largest counts.
+    Tied weights are one storage under two names: the same part of it counts once. Different parts add up, to no more
+    than the storage holds; parts that overlap otherwise, which no model has, are counted up to that.
     """
     total = 0
-    largest: dict[str, int] = {}
+    shared: dict[str, int] = {}
+    seen: set[tuple[str, int, int]] = set()
     for tensor in tensors:
         if tensor.storage is None:
             total += tensor.numel
-        else:
-            key = tensor.storage.key
-            largest[key] = largest[key] + tensor.numel if key in largest else tensor.numel
+            continue
+        part = (tensor.storage.key, tensor.offset, tensor.numel)
+        if part not in seen:
+            seen.add(part)
+            shared[part[0]] = shared.get(part[0], 0) + tensor.numel
     for tensor in tensors:
         storage = tensor.storage
-        if storage is not None and largest.get(storage.key, 0) > (limit := _elements(tensor)):
-            largest[storage.key] = limit
-    return total + sum(largest.values())
+        if storage is not None and shared[storage.key] > (limit := _elements(tensor)):
+            shared[storage.key] = limit
+    return total + sum(shared.values())
 
 
 def _elements(tensor: Tensor) -> int:
@@ -209,7 +217,11 @@ def parse_state_key(key: str) -> tuple[str, dict[str, Any]]:
         parameters = ast.literal_eval(match[2]) if match[2] else {}
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         parameters = {}
-    return match[1], {str(k): v for k, v in parameters.items() if _is_scalar(v)} if isinstance(parameters, dict) else {}
+    if not isinstance(parameters, dict):
+        return match[1], {}
+    # A literal such as '\\udcff' is text that UTF-8 cannot hold, even where the key could.
+    cleaned = {text(str(k)): text(v) if isinstance(v, str) else v for k, v in parameters.items() if _is_scalar(v)}
+    return match[1], cleaned
 
 
 def _is_scalar(value: Any) -> bool:

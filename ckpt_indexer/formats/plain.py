@@ -95,8 +95,12 @@ class Plainer:
     def _container(self, value: Any) -> Any:
         if isinstance(value, dict):
             return self._pairs(dict.items(value))
-        if isinstance(value, list | tuple | set | frozenset):
+        if isinstance(value, list | tuple):
             return self._list(value)
+        if isinstance(value, set | frozenset):
+            return self._set(value)
+        if isinstance(value, dt.date | dt.time):  # YAML makes these
+            return value.isoformat()
         if isinstance(value, _TENSORS):
             return self._tensor(value)
         if isinstance(value, Inert):
@@ -111,8 +115,16 @@ class Plainer:
             if self._nodes_left <= 0:
                 result[CUT] = CUT
                 break
-            result[key if type(key) is str and len(key) < TEXT_MAX else text(str(self.plain(key)))] = self.plain(value)
+            result[text(key) if type(key) is str else text(str(self.plain(key)))] = self.plain(value)
         return result
+
+    def _set(self, items: Any) -> list[Any]:
+        """Give a set's items in an order that is the same in every process, which that of hashes is not."""
+        try:
+            items = sorted(items)
+        except TypeError:
+            return sorted(self._list(items), key=str)
+        return self._list(items)
 
     def _list(self, items: Any) -> list[Any]:
         result = []
@@ -248,11 +260,18 @@ def _date(kind: Callable[..., Any]) -> Callable[[Plainer, Inert], Any]:
     def convert(_: Plainer, value: Inert) -> Any:
         packed = _raw_bytes(value.args[0]) if value.args else b""
         try:
-            return str(kind(packed).isoformat())
-        except (TypeError, ValueError):
+            return str(kind(packed, *map(_timezone, value.args[1:])).isoformat())
+        except (TypeError, ValueError, OverflowError):
             return NotImplemented
 
     return convert
+
+
+def _timezone(value: Any) -> dt.tzinfo:
+    """Read ``timezone(timedelta(...))``; a named zone's offset would need a database."""
+    if isinstance(value, Inert) and type(value).qualname == "timezone" and isinstance(value.args[0], Inert):
+        return dt.timezone(dt.timedelta(*value.args[0].args))
+    raise TypeError("no fixed offset")
 
 
 def _timedelta(_: Plainer, value: Inert) -> Any:
@@ -271,6 +290,12 @@ def _complex(_: Plainer, value: Inert) -> Any:
 
 def _bytes(_: Plainer, value: Inert) -> Any:
     return text(_raw_bytes(value)[:TEXT_MAX].decode("latin1"))
+
+
+def _set(plainer: Plainer, value: Inert) -> Any:
+    """``set([...])``, as protocols 0 to 3 write it, in the order that protocol 4's own opcodes come out in."""
+    items = plainer.plain([*value.args[0], *value.items] if value.args and isinstance(value.args[0], list) else [])
+    return sorted(items, key=lambda item: (str(type(item)), item) if isinstance(item, str | int) else (str(item),))
 
 
 def _sequence(plainer: Plainer, value: Inert) -> Any:
@@ -307,8 +332,9 @@ _CONVERTERS: dict[str, Callable[[Plainer, Inert], Any]] = {
     "timedelta": _timedelta,
     "complex": _complex,
     "encode": _bytes,
-    "set": _sequence,
-    "frozenset": _sequence,
+    "set": _set,
+    "frozenset": _set,
+    "Counter": _sequence,
     "Size": _sequence,
     "getattr": _attribute,
     "partial": _partial,

@@ -30,11 +30,4 @@ def parse_yaml(data: bytes) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise ValueError(f"not YAML{where}: {getattr(error, 'problem', None) or error}") from None
-    return Plainer(lambda _: None).plain(_without_dates(document))
-
-
-def _without_dates(value: Any) -> Any:
-    """Write a top-level timestamp as text (``created_at`` unquoted); deeper ones are left to ``plain``."""
-    if isinstance(value, dict):
-        return {k: v.isoformat() if hasattr(v, "isoformat") else v for k, v in value.items()}
-    return value
+    return Plainer(lambda _: None).plain(document)

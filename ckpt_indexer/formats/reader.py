@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from ckpt_indexer.formats.facts import Facts
-from ckpt_indexer.formats.worker import CPU_SECONDS, HEADER, READ_CHECKPOINT, READ_YAML, YamlFacts
+from ckpt_indexer.formats.worker import (
+    CPU_SECONDS,
+    EXIT_MEMORY,
+    HEADER,
+    MEMORY_MAX,
+    READ_CHECKPOINT,
+    READ_YAML,
+    YamlFacts,
+)
 from ckpt_indexer.model import Problem
 
 if TYPE_CHECKING:
@@ -125,6 +133,8 @@ class Reader:
             code = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return _WorkerDied("reader-crashed", "the reader closed its channel")
+        if code == EXIT_MEMORY:
+            return _WorkerDied("memory-limit", f"it needs more than {MEMORY_MAX >> 20} MB to read")
         if code == -signal.SIGPROF:
             return _WorkerDied("time-limit", f"reading it takes more than {CPU_SECONDS:g} s of CPU time")
         if code == -signal.SIGKILL:

@@ -127,7 +127,7 @@ def _shape(size: Any) -> tuple[int, ...] | None:
 
 
 def _dtype_name(value: Any) -> str | None:
-    if isinstance(value, type) and issubclass(value, Inert) and value.module == "torch":
+    if isinstance(value, type) and issubclass(value, Inert) and value.module == "torch" and value.qualname.isascii():
         return value.qualname
     return None
 
@@ -155,6 +155,8 @@ def _parse_special(value: Inert) -> Tensor | None:
     if name == "_rebuild_qtensor" and len(args) >= 4:
         storage = parse_storage(args[0])
         return None if storage is None else _tensor(args[2], storage.dtype, storage, args[1])
+    if name == "_rebuild_nested_tensor" and args:
+        return parse_tensor(args[0])  # the ragged parts, one after the other
     if name == "_rebuild_meta_tensor_no_storage" and len(args) >= 2:
         dtype = _dtype_name(args[0])
         return None if dtype is None else _tensor(args[1], dtype, None)

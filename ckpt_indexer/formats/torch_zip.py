@@ -86,11 +86,12 @@ class Archive:
         return data
 
     def content_id(self) -> str | None:
-        """Hash the list of (name, size, CRC), the archive's root left out; ``None`` where there are no checksums.
+        """Hash the list of (name, size, CRC), the archive's root left out; ``None`` where a record has no checksum.
 
         The same content has the same id under any file name; two files with one id differ only by a CRC collision.
         """
-        if not any(record.crc for record in self.records.values()):
+        # One record without is enough: ``skip_data`` leaves the tensors', to be filled in later, without.
+        if any(record.size_bytes and not record.crc for record in self.records.values()):
             return None
         digest = hashlib.blake2b(digest_size=16)
         digest.update("\n".join([f"{n} {r.size_bytes} {r.crc}" for n, r in self.records.items()]).encode())

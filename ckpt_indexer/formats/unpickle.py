@@ -45,8 +45,11 @@ class _FrozenStructType(msgspec.StructMeta):
         raise TypeError(f"{cls.__name__} is inert")
 
 
-class TensorRef(msgspec.Struct, metaclass=_FrozenStructType):
-    """A tensor that was not built: the arguments of ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``."""
+class TensorRef(msgspec.Struct, eq=False, metaclass=_FrozenStructType):
+    """A tensor that was not built: the arguments of ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``.
+
+    Equal to itself only, as a tensor is: it can be a dict's key.
+    """
 
     storage: Any  # a persistent id: ("storage", storage type, key, location, numel)
     offset: Any
@@ -57,7 +60,7 @@ class TensorRef(msgspec.Struct, metaclass=_FrozenStructType):
     metadata: Any = None
 
 
-class TypedTensorRef(msgspec.Struct, metaclass=_FrozenStructType):
+class TypedTensorRef(msgspec.Struct, eq=False, metaclass=_FrozenStructType):
     """``torch._utils._rebuild_tensor_v3``: as above, over an untyped storage, whose numel counts bytes."""
 
     storage: Any
@@ -70,7 +73,7 @@ class TypedTensorRef(msgspec.Struct, metaclass=_FrozenStructType):
     metadata: Any = None
 
 
-class ParameterRef(msgspec.Struct, metaclass=_FrozenStructType):
+class ParameterRef(msgspec.Struct, eq=False, metaclass=_FrozenStructType):
     """``torch._utils._rebuild_parameter`` and ``_rebuild_parameter_with_state``: a tensor inside a parameter."""
 
     data: Any

@@ -68,7 +68,7 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         IndexMissing: there is none (also a ``FileNotFoundError``).
         IndexTooNew: a newer major version wrote it.
         IndexCorrupt: the file is not an index.
-        RootUnusable: it cannot be read.
+        RootUnusable: there is no such folder, or the file cannot be read.
 
     """
     root = os.fspath(root)
@@ -84,6 +84,8 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
                 return cached[1]
             data = file.read()
     except FileNotFoundError:
+        if not os.path.isdir(root):
+            raise RootUnusable(root=root, reason="there is no such folder") from None
         raise IndexMissing(path=path) from None
     except OSError as error:
         raise RootUnusable(root=root, reason=error.strerror or str(error)) from error

@@ -156,13 +156,13 @@ class Store:
                 data = file.read()
         except FileNotFoundError:
             if self._fingerprint is not None or not self.loads:
-                self._replace(Index(), None)
+                self._replace(Index(generation=self._index.generation), None)
             return
         try:
             self._replace(codec.decode_index(data, path), fingerprint)
         except IndexCorrupt as error:
             self._set_aside(path, error)
-            self._replace(Index(), None)
+            self._replace(Index(generation=self._index.generation), None)
 
     def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
         entries, index.entries = index.entries, {}

@@ -156,7 +156,7 @@ def _judge_resnet(stem: Shape, stages: Stages) -> str | None:
     channels = 64
     for number, stage in enumerate(stages):
         for block in stage:
-            expected = _resnet_block(convolutions, channels, planes=64 << number, is_first=block is stage[0])
+            expected = _resnet_block(convolutions, channels, planes=64 << number)
             if block != expected:
                 return None
             channels = expected[f"bn{convolutions}"][0]
@@ -169,7 +169,7 @@ def _judge_resnet(stem: Shape, stages: Stages) -> str | None:
     return names[0] if len(names) == 1 and stem[0] == 64 else None
 
 
-def _resnet_block(convolutions: int, channels: int, *, planes: int, is_first: bool) -> Block:
+def _resnet_block(convolutions: int, channels: int, *, planes: int) -> Block:
     """Return a ``BasicBlock`` of two convolutions or a ``Bottleneck`` of three (torchvision/models/resnet.py)."""
     if convolutions == 2:
         block: Block = {"conv1": (planes, channels, 3, 3), "conv2": (planes, planes, 3, 3)}
@@ -178,7 +178,7 @@ def _resnet_block(convolutions: int, channels: int, *, planes: int, is_first: bo
     norms: Block = {name.replace("conv", "bn"): shape[:1] for name, shape in block.items()}
     out = block[f"conv{convolutions}"][0]
     shortcut: Block = {"downsample.0": (out, channels), "downsample.1": (out,)}
-    return block | norms | (shortcut if is_first and out != channels else {})
+    return block | norms | (shortcut if out != channels else {})
 
 
 def _judge_cells(_stem: Shape, stages: Stages) -> str | None:
@@ -223,11 +223,11 @@ def _vit_block(width: int, block: Block) -> Block:
 
 
 def _swin_block(width: int, block: Block) -> Block:
-    """Return a ``SwinTransformerBlock`` (torchvision/models/swin_transformer.py); window and heads are free."""
-    table = block.get("attn.relative_position_bias_table", ())
-    side = isqrt(max(_rows(block, "attn.relative_position_bias_table"), 0))
-    # One bias for each offset in a square window; a video model's window has three sides.
-    return _vit_block(width, block) | {"attn.relative_position_bias_table": (side * side, *table[1:2])}
+    """Return a ``SwinTransformerBlock`` (torchvision/models/swin_transformer.py), heads 32 wide; its window is free."""
+    biases = _rows(block, "attn.relative_position_bias_table")
+    # One for each offset in a square window of n: (2n - 1) squared. A video model's window has three sides.
+    side = isqrt(max(biases, 0)) | 1
+    return _vit_block(width, block) | {"attn.relative_position_bias_table": (side * side, width // 32)}
 
 
 def _rows(block: Block, module: str) -> int:
@@ -287,7 +287,6 @@ _LAYOUTS = (
         "conv_proj.weight",
         r"encoder\.layers\.encoder_layer_()([0-9]{1,3})\.",
         _judge_vit,
-        required=("encoder.pos_embedding",),
         renamed={
             "ln_1": "norm1",
             "self_attention.in_proj_weight": "attn.qkv",

@@ -27,7 +27,6 @@ EVENTS: dict[str, tuple[str, str, str]] = {
     "commit_recovered": ("info", "failures", "the index could be written again"),
     "degraded": ("warning", "code, message, cure", "the index may be behind the disk, once for each code"),
     "restored": ("info", "code", "that reason is gone"),
-    "watch_failed": ("warning", "reason", "no events at all; passes only"),
     "watch_lost": ("warning", "reason, rebuilds", "events were lost; watching starts anew and everything is looked at"),
     "watch_restored": ("info", "watches", "watching works again"),
     "root_lost": ("warning", "root", "the root is not there; its entries stand"),

@@ -37,8 +37,8 @@ def test_a_stamp_holds_the_fingerprints_of_checkpoint_sidecar_and_nearest_config
         "b.ckpt": Found(Stamp(fingerprint_of(other.stat()), None, None, ("config.yaml", fingerprint_of(outer.stat())))),
     }
     assert scan(str(tmp_path)).found == expected
-    for place in expected:
-        assert scan(str(tmp_path), [place]).found == {place: expected[place]}
+    for place, found in expected.items():
+        assert scan(str(tmp_path), [place]).found == {place: found}
     assert scan(str(tmp_path), ["run"]).found == {"run/checkpoints/a.ckpt": expected["run/checkpoints/a.ckpt"]}
 
 

@@ -1,0 +1,259 @@
+"""Seeing changes below one root for as long as that is possible, and saying so when it is not.
+
+A ``TreeObserver`` owns watchdog's observer and its replacement: when watching breaks (overflow, a dead thread, new
+mounts, a self-test that does not come through) ``lost`` names the reason; its owner then calls ``restart`` and looks at
+everything. Pauses between restarts grow until a self-test succeeds.
+
+The *self-test* is a cookie: a file in the root whose event has to come back. Where events cannot be had or trusted
+(network file systems, no inotify instance left, a self-test that fails again) the account says so, and passes do the
+work.
+
+Events arrive in watchdog's thread, which only adds hints and notes; everything else is called by the owner's thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import os
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from watchdog.events import FileDeletedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.observers.api import BaseObserver
+
+from ckpt_indexer import layout
+from ckpt_indexer.errors import WatchFailed
+from ckpt_indexer.watch.emitter import Blinded, InotifyEmitter
+from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
+from ckpt_indexer.watch.mounts import Mount, read_mounts
+
+if TYPE_CHECKING:
+    from ckpt_indexer.watch.state import Account
+
+SELF_TEST_INTERVAL_S = 30.0  # less where systemd's watchdog wants it
+SELF_TEST_TIMEOUT_S = 10.0
+SELF_TEST_FAILURES_MAX = 2  # in a row; then passes are relied on
+BACKOFF_FIRST_S = 0.2
+BACKOFF_LAST_S = 30.0
+BLINDED_MAX = 100  # notes from the observer's thread between two turns; the passes find the rest
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
+
+log = structlog.get_logger("ckpt_indexer")
+
+
+class TreeObserver:
+    """Watches one root; *account* is told what cannot be watched."""
+
+    def __init__(self, root: str, hints: Hints, account: Account, *, test_interval_s: float) -> None:
+        self.root = root
+        self.lost: str | None = None  # why it has to be restarted
+        self._real_root = os.path.realpath(root)
+        self._hints = hints
+        self._account = account
+        self._observer: BaseObserver | None = None
+        self._blinded: collections.deque[tuple[str, str]] = collections.deque(maxlen=BLINDED_MAX)
+        self._mounts: list[Mount] = []  # as they were when the observer was started
+        self._watch_limit = 0  # when watches ran out
+        self._backoff_s = BACKOFF_FIRST_S
+        self._test_interval_s = test_interval_s
+        self._test_failures = 0
+        self._test_cookie: str | None = None
+        self._test_deadline = float("inf")
+        self._next_test = float("inf")
+
+    def start(self, *, is_first: bool = False) -> None:
+        """Start watching; without the resources for it the account says so, and passes do the work.
+
+        Raises:
+            WatchFailed: the first start fails for a reason that will not pass.
+
+        """
+        observer = BaseObserver(InotifyEmitter, wanted=_is_wanted)
+        observer.schedule(_Handler(self, len(self._real_root) + 1), self._real_root, recursive=True)
+        self.lost = None
+        self._mounts = read_mounts(self._real_root)
+        remote = next((mount for mount in self._mounts if mount.is_remote), None)
+        if remote is not None:
+            message = f"{layout.to_key(remote.path)} is {remote.type}: what other machines write there causes no events"
+            self._account.set("network", message, "nothing to do: the tree is looked at every few seconds instead")
+        try:
+            observer.start()
+        except OSError as error:
+            if is_first and error.errno not in _NO_RESOURCES:
+                raise WatchFailed(path=self.root, reason=error.strerror or str(error)) from error
+            cure = "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches (sysctl)"
+            self._account.set("watch-failed", f"inotify is not to be had: {error.strerror}", cure)
+            return
+        self._account.clear("watch-failed")
+        self._observer = observer
+        self._account.state.watches = sum(e.watches for e in observer.emitters if isinstance(e, InotifyEmitter))
+
+    def stop(self) -> None:
+        """End watching."""
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.stop()
+            observer.join()
+
+    def restart(self) -> None:
+        """Throw the observer away and start another, on a descriptor of its own, after a pause."""
+        reason, self.lost = self.lost, None
+        state = self._account.state
+        state.rebuilds += 1
+        state.overflows += reason == "overflow"
+        log.warning("watch_lost", reason=reason, rebuilds=state.rebuilds)
+        self.stop()
+        self._hints.take(self.next_pause_s())
+        self._account.clear("watches")
+        self._account.clear("network")
+        self.start()
+        self.test_soon()
+        log.info("watch_restored", watches=state.watches)
+
+    def next_pause_s(self) -> float:
+        """Give the pause before the next attempt: they grow until a self-test succeeds."""
+        pause = self._backoff_s
+        self._backoff_s = min(2 * pause, BACKOFF_LAST_S)
+        return pause
+
+    def due_s(self) -> float:
+        """Give the moment (monotonic) at which ``check`` has something to do."""
+        return min(self._next_test, self._test_deadline)
+
+    def test_soon(self) -> None:
+        """Start the next self-test with the next ``check``; one that is under way counts no more."""
+        self._test_cookie, self._test_deadline = None, float("inf")
+        self._next_test = time.monotonic()
+
+    def check(self) -> set[str]:
+        """See whether watching still works; gives the places that have to be looked at because it does not there."""
+        observer, now = self._observer, time.monotonic()
+        if observer is not None and not all(thread.is_alive() for thread in (observer, *observer.emitters)):
+            self.lost = self.lost or "dead thread"
+        if now >= self._test_deadline:
+            self._test_failures += 1
+            self.test_soon()
+            self._next_test = now + self._test_interval_s
+            if self._test_failures < SELF_TEST_FAILURES_MAX:
+                self.lost = self.lost or "self-test"
+            else:
+                self._account.set("blind", "events do not come through; passes do the work", "see the log")
+        elif self._test_cookie is None and now >= self._next_test:
+            self._begin_test(now)
+        places = set()
+        while self._blinded:
+            place, reason = self._blinded.popleft()
+            places.add(place)
+            if reason == "watches":
+                self._note_out_of_watches(place)
+        return places
+
+    def take_test_cookie(self, cookies: set[str]) -> bool:
+        """Take the self-test's cookie out of those that were noticed; say whether it was among them."""
+        if self._test_cookie not in cookies:
+            return False
+        cookies.discard(self._test_cookie)
+        self._unlink(self._test_cookie)
+        self.test_soon()
+        self._next_test += self._test_interval_s
+        self._test_failures = 0
+        self._backoff_s = BACKOFF_FIRST_S
+        self._account.clear("blind")
+        return True
+
+    def is_test_cookie(self, name: str) -> bool:
+        return name == self._test_cookie
+
+    def note_pass(self, folders: int) -> None:
+        """Look, after a pass that met *folders* folders, at what no event tells: mounts, limits."""
+        mounts, self._mounts = self._mounts, read_mounts(self._real_root)
+        if mounts != self._mounts:
+            self.lost = self.lost or "mounts"
+        if self._account.has("watches") and _watch_limit() > max(self._watch_limit, folders):
+            self.lost = self.lost or "more watches allowed"
+        if self._observer is None and self.lost is None:
+            self.start()
+
+    def on_blinded(self, path: str, event: Blinded) -> None:
+        """Take note that events are lost or will be; called in watchdog's thread."""
+        if event.lost:
+            self.lost = event.reason
+            self._hints.add(EVERYTHING)
+        else:
+            self._blinded.append((path, event.reason))
+            self._hints.interrupt()
+
+    def add_hint(self, place: str) -> None:
+        self._hints.add(place)
+
+    def _begin_test(self, now: float) -> None:
+        name = f"{layout.COOKIE_PREFIX}test-{os.getpid()}"
+        self._unlink(name)
+        self._next_test = now + self._test_interval_s
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        # Without room for an empty file the index cannot be written either, and that is told where it is tried.
+        with contextlib.suppress(OSError):
+            os.close(os.open(os.path.join(self.root, name), flags, 0o600))
+            self._test_cookie, self._test_deadline = name, now + SELF_TEST_TIMEOUT_S
+
+    def _note_out_of_watches(self, place: str) -> None:
+        self._watch_limit = _watch_limit()
+        folders = sum(1 for _ in os.walk(self._real_root))
+        self._account.set(
+            "watches",
+            f"no more inotify watches: {layout.to_key(place) or '.'} and other folders are seen by passes only",
+            f"sysctl fs.inotify.max_user_watches={self._watch_limit + 2 * folders}",
+        )
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.root, name))
+
+
+class _Handler(FileSystemEventHandler):
+    """Turns watchdog's events into hints; runs in its thread and never raises."""
+
+    def __init__(self, owner: TreeObserver, prefix_length: int) -> None:
+        self._owner = owner
+        self._prefix_length = prefix_length
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        path = os.fsdecode(event.src_path)[self._prefix_length :]
+        if isinstance(event, Blinded):
+            self._owner.on_blinded(path, event)
+        elif event.is_directory:
+            self._owner.add_hint(layout.subject_of_folder(path))
+        elif path == layout.INDEX_NAME:
+            if isinstance(event, FileDeletedEvent):
+                self._owner.add_hint(EVERYTHING)
+        elif is_cookie(path):
+            if not isinstance(event, FileDeletedEvent):
+                self._owner.add_hint(path)
+        elif (subject := layout.subject_of(path)) is not None:
+            self._owner.add_hint(subject)
+
+
+def _is_wanted(name: bytes) -> bool:
+    """Say whether a file of this name can matter: called for every event, so it only compares ends."""
+    return name.endswith(_WANTED_ENDS) or name.startswith(_WANTED_STARTS) or name in (_INDEX, _CONFIG)
+
+
+_SHARD_ENDS = (".pt", ".distcp", ".metadata")  # inside a checkpoint that is a folder
+_SHARD_STARTS = ("latest",)
+_WANTED_ENDS = tuple(
+    map(os.fsencode, (layout.CHECKPOINT_SUFFIX, layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX, *_SHARD_ENDS))
+)
+_WANTED_STARTS = tuple(map(os.fsencode, (layout.COOKIE_PREFIX, *_SHARD_STARTS)))
+_INDEX, _CONFIG = os.fsencode(layout.INDEX_NAME), os.fsencode(layout.CONFIG_NAME)
+
+
+def _watch_limit() -> int:
+    """Read how many watches this user may have; a user namespace may have a lower limit of its own."""
+    limits = []
+    for path in ("/proc/sys/fs/inotify/max_user_watches", "/proc/sys/user/max_inotify_watches"):
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            limits.append(int(file.read()))
+    return min(limits, default=0)
