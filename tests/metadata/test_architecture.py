@@ -93,11 +93,13 @@ def test_a_trunk_that_lost_a_block_is_unknown(model: str) -> None:
 @pytest.mark.parametrize(
     ("model", "name"),
     [
+        ("torchvision resnet18", "conv1.weight"),
         ("torchvision resnet18", "layer4.1.conv2.weight"),
         ("timm resnet50", "layer1.2.conv2.weight"),
         ("torchvision convnext_tiny", "features.7.2.block.3.weight"),
         ("timm convnext_atto", "stages.2.blocks.5.conv_dw.weight"),
         ("torchvision vit_b_16", "encoder.layers.encoder_layer_11.mlp.0.weight"),
+        ("timm vit_tiny_patch16_224", "patch_embed.proj.weight"),
         ("timm vit_tiny_patch16_224", "blocks.4.attn.qkv.weight"),
         ("torchvision swin_t", "features.5.3.mlp.3.weight"),
         ("timm swin_tiny_patch4_window7_224", "layers.3.blocks.1.attn.relative_position_bias_table"),
@@ -129,6 +131,8 @@ def test_a_resnet_cut_out_of_its_model_as_a_sequential_is_recognised() -> None:
     parts = [(name.partition("."), shape) for name, shape in shapes_of("torchvision resnet50").items()]
     shapes = {f"encoder.{places[top]}.{rest}": shape for (top, _, rest), shape in parts if top in places}
     assert recognise_encoder(shapes) == "resnet50"
+    with_group_norm = {name: shape for name, shape in shapes.items() if ".running_" not in name}
+    assert recognise_encoder(with_group_norm) is None
 
 
 def test_a_torchvision_trunk_taken_without_its_features_prefix_is_recognised() -> None:
@@ -146,6 +150,24 @@ def test_a_deep_stem_is_another_resnet() -> None:
     del shapes["conv1.weight"]
     deep = {"conv1.0.weight": (32, 3, 3, 3), "conv1.1.weight": (32,), "conv1.3.weight": (64, 32, 3, 3)}
     assert recognise_encoder(shapes | deep) is None
+
+
+def test_a_stem_for_video_is_another_resnet() -> None:
+    assert recognise_encoder(shapes_of("torchvision resnet18") | {"conv1.weight": (64, 3, 3, 7, 7)}) is None
+
+
+def test_a_transformer_without_learned_positions_is_not_certain() -> None:
+    shapes = shapes_of("timm vit_tiny_patch16_224")
+    del shapes["pos_embed"]
+    assert recognise_encoder(shapes) is None
+
+
+def test_the_buffers_that_older_versions_saved_do_not_matter() -> None:
+    saved = {
+        "layers.0.blocks.1.attn_mask": (64, 49, 49),
+        "layers.0.blocks.1.attn.relative_position_index": (49, 49),
+    }
+    assert recognise_encoder(shapes_of("timm swin_tiny_patch4_window7_224") | saved) == "swin"
 
 
 def test_a_copy_of_the_same_encoder_keeps_its_name() -> None:
@@ -179,6 +201,12 @@ def test_names_that_only_look_like_an_encoder_are_unknown() -> None:
         )
         is None
     )
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (-1, 3), (169,), (169, 3, 1), (2**80, 3)])
+def test_a_size_that_no_tensor_of_this_name_has_is_not_guessed_from(shape: Shape) -> None:
+    table = "layers.0.blocks.0.attn.relative_position_bias_table"
+    assert recognise_encoder(shapes_of("timm swin_tiny_patch4_window7_224") | {table: shape}) is None
 
 
 def test_a_line_break_does_not_hide_the_rest_of_a_name() -> None:
