@@ -8,11 +8,14 @@ Knows neither what the files mean nor when to write them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
 import time
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.model import Fingerprint
 
+LOCK_POLL_S = 0.005  # a commit takes milliseconds
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -61,14 +65,52 @@ def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
 
     """
     folder, _, name = path.rpartition("/")
-    with opened_folder(root, folder) as folder_fd:
+    with opened_folder(root, folder) as folder_fd, opened_at(folder_fd, name) as fd:
+        yield fd
+
+
+@contextlib.contextmanager
+def opened_at(folder_fd: int, name: str) -> Iterator[int]:
+    """Give a read-only descriptor of the regular file *name* in an open folder; raises as ``opened_file`` does."""
+    try:
         fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise NotRegularFile(error.errno, "this is no regular file", name) from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotRegularFile(path)
+            raise NotRegularFile(errno.EINVAL, "this is no regular file", name)
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: float) -> Iterator[int]:
+    """Give a descriptor of *root* while holding the lock file *lock_name* in it.
+
+    The lock is taken through the descriptor: ``filelock`` makes the folder of a lock that has none, and a root that is
+    not there (renamed, not mounted) must never be made. What is done through the descriptor happens in the folder that
+    was locked, whatever its path means by then.
+
+    Raises:
+        filelock.Timeout: somebody else holds the lock.
+        OSError: the root is not there, or the lock file cannot be written.
+
+    """
+    with opened_folder(root, "") as fd:
+        lock = FileLock(f"/proc/self/fd/{fd}/{lock_name}", timeout=timeout_s, mode=0o666)
+        try:
+            lock.acquire(poll_interval=LOCK_POLL_S)
+        except Timeout:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.path.join(root, lock_name)) from error
+        try:
+            yield fd
+        finally:
+            lock.release()
 
 
 def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True) -> Fingerprint:

@@ -208,9 +208,17 @@ class Plainer:
         state = value.state
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
             return NotImplemented
-        dtype = _numpy_dtype(state[2])
-        shape = self._list(state[1])
-        numbers = _numpy_values(dtype, _raw_bytes(state[4])) if len(shape) == 1 else None
+        return self._array(_numpy_dtype(state[2]), self._list(state[1]), _raw_bytes(state[4]))
+
+    def numpy_buffer(self, value: Inert) -> Any:
+        """``_frombuffer(data, dtype, shape, order)``: an array as protocol 5 writes it."""
+        if len(value.args) != 4 or not isinstance(value.args[2], tuple):
+            return NotImplemented
+        data, dtype, shape, _ = value.args
+        return self._array(_numpy_dtype(dtype), self._list(shape), _raw_bytes(data))
+
+    def _array(self, dtype: str | None, shape: list[Any], data: bytes) -> Any:
+        numbers = _numpy_values(dtype, data) if len(shape) == 1 else None
         if numbers is not None and len(numbers) <= ARRAY_MAX:
             return numbers
         return f"ndarray(shape={shape}, dtype={dtype})"
@@ -326,6 +334,7 @@ _CONVERTERS: dict[str, Callable[[Plainer, Inert], Any]] = {
     "_reconstructor": Plainer.reconstructed,
     "scalar": Plainer.numpy_scalar,
     "_reconstruct": Plainer.numpy_array,
+    "_frombuffer": Plainer.numpy_buffer,
     "datetime": _date(dt.datetime),
     "date": _date(dt.date),
     "time": _date(dt.time),

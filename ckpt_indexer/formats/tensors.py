@@ -164,7 +164,8 @@ def _parse_special(value: Inert) -> Tensor | None:
         dtype = _dtype_name(args[1])
         return None if dtype is None else _tensor(args[2], dtype, None)
     if name == "_rebuild_sparse_tensor" and len(args) >= 2 and isinstance(args[1], tuple) and len(args[1]) >= 3:
-        values = parse_tensor(args[1][-3] if len(args[1]) > 4 else args[1][1])
-        size = args[1][-2] if len(args[1]) > 4 else args[1][2]
-        return None if values is None else _tensor(size, values.dtype, None)
+        # (indices, values, size, …) in COO, (compressed indices, plain indices, values, size) in CSR and its like
+        at = 2 if len(args[1]) > 3 and parse_tensor(args[1][2]) is not None else 1
+        values = parse_tensor(args[1][at])
+        return None if values is None else _tensor(args[1][at + 1], values.dtype, None)
     return None

@@ -22,11 +22,11 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ckpt_indexer import layout
-from ckpt_indexer.disk import fingerprint_of, opened_folder, replace_file
-from ckpt_indexer.errors import IndexCorrupt, IndexLocked, RootUnusable
+from ckpt_indexer.disk import NotRegularFile, fingerprint_of, locked_folder, opened_at, replace_file
+from ckpt_indexer.errors import IndexCorrupt, IndexLocked
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.codec import Index, Listed
 
@@ -47,9 +47,9 @@ class Store:
     def __init__(self, root: str, *, on_set_aside: Callable[[str, str], None] | None = None) -> None:
         """*on_set_aside* is told (new name, reason) when a file that is no index was moved out of the way."""
         self.root = root
+        self._path = os.path.join(root, layout.INDEX_NAME)
         self.loads = 0  # how often entries came from the file; a number that moved means another writer was there
         self._on_set_aside = on_set_aside
-        self._lock = FileLock(os.path.join(root, layout.LOCK_NAME), mode=0o666)
         self._index = Index()
         self._fingerprint: Fingerprint | None = None  # of the file self._index came from
         self._listed: dict[str, Listed] = {}
@@ -72,8 +72,8 @@ class Store:
             IndexTooNew: a newer major version wrote it.
 
         """
-        with self._locked():
-            self._load()
+        with self._locked() as folder:
+            self._load(folder)
 
     def commit(self, changed: Iterable[Entry], removed: Iterable[str] = ()) -> list[str]:
         """Put entries in, take keys out, and write the index once, or not at all if it says all that already.
@@ -88,8 +88,8 @@ class Store:
         """
         # Read after locking: a copy read earlier may predate another writer's commit, and saving it back would drop
         # that writer's entries.
-        with self._locked():
-            self._load()
+        with self._locked() as folder:
+            self._load(folder)
             now = _now()
             entries = self._index.entries
             generation = self._index.generation + 1
@@ -103,18 +103,17 @@ class Store:
             new.update((key, None) for key in removed if key in entries)
             if not new and self._fingerprint is not None:
                 return []
-            self._write(new, generation, now)
+            self._write(folder, new, generation, now)
             return list(new)
 
-    def _write(self, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
+    def _write(self, folder: int, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
         before = {key: self._index.entries.get(key) for key in new}
         self._put(new)
         index = self._index
         index = Index(generation=generation, last_updated=now, entries=index.entries, extra=index.extra)
         try:
-            with opened_folder(self.root, "") as folder:
-                data = codec.encode_index(index, self._listings)
-                self._fingerprint = replace_file(folder, layout.INDEX_NAME, data)
+            data = codec.encode_index(index, self._listings)
+            self._fingerprint = replace_file(folder, layout.INDEX_NAME, data)
         except BaseException:
             self._put(before)
             raise
@@ -146,23 +145,24 @@ class Store:
             if not members:
                 del self._members[experiment]
 
-    def _load(self) -> None:
-        path = os.path.join(self.root, layout.INDEX_NAME)
+    def _load(self, folder: int) -> None:
         try:
-            with open(path, "rb") as file:
-                fingerprint = fingerprint_of(os.fstat(file.fileno()))
+            with opened_at(folder, layout.INDEX_NAME) as file:
+                fingerprint = fingerprint_of(os.fstat(file))
                 if fingerprint == self._fingerprint:
                     return
-                data = file.read()
+                with open(file, "rb", closefd=False) as stream:
+                    data = stream.read()
+            index = codec.decode_index(data, self._path)
         except FileNotFoundError:
             if self._fingerprint is not None or not self.loads:
                 self._replace(Index(generation=self._index.generation), None)
-            return
-        try:
-            self._replace(codec.decode_index(data, path), fingerprint)
+        except NotRegularFile:
+            self._set_aside(folder, "it is no regular file")
         except IndexCorrupt as error:
-            self._set_aside(path, error)
-            self._replace(Index(generation=self._index.generation), None)
+            self._set_aside(folder, str(error))
+        else:
+            self._replace(index, fingerprint)
 
     def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
         entries, index.entries = index.entries, {}
@@ -177,24 +177,21 @@ class Store:
         self._fingerprint = fingerprint
         self.loads += 1
 
-    def _set_aside(self, path: str, error: IndexCorrupt) -> None:
+    def _set_aside(self, folder: int, reason: str) -> None:
         name = f"{layout.INDEX_NAME}{SET_ASIDE_INFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-        os.replace(path, os.path.join(self.root, name))
+        os.replace(layout.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
+        self._replace(Index(generation=self._index.generation), None)
         if self._on_set_aside is not None:
-            self._on_set_aside(name, str(error))
+            self._on_set_aside(name, reason)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[int]:
+        """Hold the writers' lock; gives a descriptor of the root."""
         try:
-            self._lock.acquire(timeout=LOCK_TIMEOUT_S, poll_interval=0.005)
+            with locked_folder(self.root, layout.LOCK_NAME, timeout_s=LOCK_TIMEOUT_S) as folder:
+                yield folder
         except Timeout:
-            raise IndexLocked(path=self._lock.lock_file, waited_s=LOCK_TIMEOUT_S) from None
-        except OSError as error:
-            raise RootUnusable(root=self.root, reason=error.strerror or str(error)) from error
-        try:
-            yield
-        finally:
-            self._lock.release()
+            raise IndexLocked(path=os.path.join(self.root, layout.LOCK_NAME), waited_s=LOCK_TIMEOUT_S) from None
 
 
 def _now() -> str:

@@ -23,9 +23,10 @@ import time
 from typing import TYPE_CHECKING, Self
 
 import structlog
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ckpt_indexer import __version__, layout
+from ckpt_indexer.disk import locked_folder
 from ckpt_indexer.errors import DaemonRunning, IndexTooNew, RootUnusable, StoreError, WatchFailed
 from ckpt_indexer.metadata.entry import utc_text
 from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
@@ -47,6 +48,7 @@ COMMIT_RETRY_MAX_S = 16.0  # between attempts while the index cannot be written
 SLICE_S = 0.1  # of work between two looks at the hints
 POLL_INTERVAL_S = 5.0  # between passes where events cannot be relied on
 POLL_SHARE = 0.05  # of the time, at most, is spent on those passes
+ROOT_CHECK_S = 2.0  # between looks at whether the root is still the same folder: a lazy unmount tells nobody
 LOCK_GRACE_S = 0.5  # `status` holds the lock for a moment to see whether anybody else does
 
 log = structlog.get_logger("ckpt_indexer")
@@ -167,7 +169,7 @@ class _Session:
         self._commit_failures = 0
         self._has_begun = False
         self._is_ready = False
-        self._lock = FileLock(os.path.join(self._root, layout.DAEMON_LOCK_NAME), mode=0o666)
+        self._held = contextlib.ExitStack()  # the daemon's lock
 
     def __enter__(self) -> Self:
         """Take the daemon's lock.
@@ -178,7 +180,7 @@ class _Session:
 
         """
         try:
-            self._lock.acquire(timeout=LOCK_GRACE_S)
+            self._held.enter_context(locked_folder(self._root, layout.DAEMON_LOCK_NAME, timeout_s=LOCK_GRACE_S))
         except Timeout:
             raise DaemonRunning(root=self._root) from None
         except OSError as error:
@@ -191,7 +193,7 @@ class _Session:
         if self._is_same_root():
             self._state.state, self._state.reasons = "stopped", []
             write_state(self._root, self._state)
-        self._lock.release()
+        self._held.close()
 
     def run(self) -> None:
         """Work until told to stop, or until the root is another one."""
@@ -256,7 +258,7 @@ class _Session:
         due = [self._next_pass, self._observer.due_s()]
         if self._indexer.is_dirty:
             due.append(self._next_commit)
-        return max(0.0, min(min(due) - time.monotonic(), self._indexer.retry_due_s()))
+        return max(0.0, min(min(due) - time.monotonic(), self._indexer.retry_due_s(), ROOT_CHECK_S))
 
     def _look(self, places: set[str]) -> None:
         started = time.monotonic()
