@@ -24,7 +24,7 @@ from ckpt_indexer.watch.reconcile import places_linked_to, reconcile
 from ckpt_indexer.watch.scan import Found, Stamp, scan, stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from ckpt_indexer.watch.scan import Snapshot
 
@@ -123,7 +123,18 @@ class Indexer:
                     self._foreign_orphans.add((key, fingerprint))
         for path in snapshot.temporaries:
             remove_temporary(self.root, path)
+        twins = self._twins_of(plan.read)
+        if twins:
+            self.look(twins)
         return snapshot
+
+    def _twins_of(self, read: Mapping[str, Found]) -> set[str]:
+        """Find the other names, in the index, of files that changed."""
+        inodes = {found.stamp.fingerprint[2] for found in read.values() if found.has_twins}
+        if not inodes:
+            return set()
+        twins = (key for key, stamp in self.known.items() if stamp is not None and stamp.fingerprint[2] in inodes)
+        return {layout.to_path(key) for key in twins if key not in self.todo}
 
     def work(self, seconds: float = float("inf")) -> None:
         """Carry out what is planned, for about *seconds*."""

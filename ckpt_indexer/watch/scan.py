@@ -50,6 +50,7 @@ class Found(NamedTuple):
     stamp: Stamp
     problem: tuple[str, str] | None = None  # (code, message): what keeps it from being opened at all
     is_folder: bool = False
+    has_twins: bool = False  # hard links: writing under one name changes the others without an event
 
     def path_to_read(self, key: str) -> str:
         """Give the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
@@ -166,7 +167,8 @@ class _Walk:
     ) -> None:
         key = layout.to_key(path)
         if stat.S_ISREG(status.st_mode):
-            self.found[key] = Found(Stamp(fingerprint_of(status), None, sidecar, config))
+            stamp = Stamp(fingerprint_of(status), None, sidecar, config)
+            self.found[key] = Found(stamp, has_twins=status.st_nlink > 1)
         elif stat.S_ISLNK(status.st_mode):
             self.found[key] = self._link(path, status, sidecar, config)
         elif stat.S_ISDIR(status.st_mode):
