@@ -70,7 +70,7 @@ def _read_file(path: str) -> dict[str, Any]:
             content = yaml.load(file.read(_FILE_MAX), Loader=yaml.CSafeLoader)
     except OSError as error:
         raise SettingInvalid(setting=path, reason=error.strerror or str(error)) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-45 has the form of a date
         raise SettingInvalid(setting=path, reason=f"not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}

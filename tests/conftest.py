@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.process")
+
 CORPUS = Path(os.environ.get("CKPT_INDEXER_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 
 

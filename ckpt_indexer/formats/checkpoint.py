@@ -20,6 +20,7 @@ from ckpt_indexer.formats.unpickle import Inert
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
 CALLBACKS_MAX = 200
 METRICS_MAX = 1_000  # numbers taken from the checkpoint's own dicts
+METRIC_NAME_MAX = 200  # characters; each is repeated in the index
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")  # Lightning; torch's tutorials; timm; DeepSpeed
 OPTIMIZER_KEYS = ("optimizer_states", "optimizer_state_dict", "optimizer", "optimizers")
 EPOCH_KEYS = ("epoch",)
@@ -174,12 +175,16 @@ def _metrics(mapping: dict[Any, Any], fetch: Fetch) -> dict[str, dict[str, float
     for key, value in dict.items(mapping):
         if not isinstance(key, str) or key in INTERNAL_KEYS or not isinstance(value, dict) or len(value) > left:
             continue
-        numbers = {text(n): _number(v, fetch) for n, v in dict.items(value) if isinstance(n, str)}
+        numbers = {text(n): _number(v, fetch) for n, v in dict.items(value) if _is_name(n)}
         kept = {name: number for name, number in numbers.items() if number is not None}
         if kept and len(kept) == len(value):
             found[text(key)] = kept
             left -= len(kept)
     return found
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= METRIC_NAME_MAX
 
 
 def _describe_callbacks(value: Any, facts: Facts, plainer: Plainer) -> None:
@@ -268,4 +273,6 @@ def _validations_in_epoch(mapping: dict[Any, Any]) -> int | None:
         return None
     # "total" counts the batches of all validations since the epoch began, "current" those of the last one.
     total, current = node["total"].get("ready"), node["current"].get("ready")
-    return total // current if type(total) is int and type(current) is int and current > 0 else None
+    if type(total) is not int or type(current) is not int or current <= 0 or not 0 <= total < 1 << 63:
+        return None
+    return total // current

@@ -29,7 +29,7 @@ from ckpt_indexer.formats.unpickle import Inert, ParameterRef, TensorRef, TypedT
 NODES_MAX = 5_000  # a large Hydra config has about 500
 DEPTH_MAX = 32
 TEXT_MAX = 1_000  # characters of one text
-TEXT_TOTAL_MAX = 200_000  # characters of all texts: what a sidecar can hold
+TEXT_TOTAL_MAX = 200_000  # characters of all texts and keys, escapes spelled out: what a sidecar can hold
 INT_BITS_MAX = 63  # what every JSON and msgpack reader takes; larger ones are written as text
 ARRAY_MAX = 64  # elements of a numpy array worth writing out
 CUT = "…"
@@ -73,7 +73,7 @@ class Plainer:
             return value if value.bit_length() <= INT_BITS_MAX else _large_int(value)
         if kind is str:
             return self._text(value)
-        if kind is bytes or kind is bytearray:
+        if kind is bytes or kind is bytearray or kind is memoryview:
             return text(bytes(value[:TEXT_MAX]).decode("latin1"))
         if id(value) in self._open:
             return CUT
@@ -84,8 +84,10 @@ class Plainer:
             self._open.discard(id(value))
 
     def _text(self, value: str) -> str:
-        self._text_left -= min(len(value), TEXT_MAX)
-        return text(value) if self._text_left >= 0 else CUT
+        shown = text(value)
+        # Counted as it may have to be written: "\\U0001F389" takes ten characters where the text has one.
+        self._text_left -= len(shown.encode("unicode_escape"))
+        return shown if self._text_left >= 0 else CUT
 
     def mapping(self, value: Any) -> dict[str, Any] | None:
         """Give *value* as a plain dict, or ``None`` if it is nothing of that kind."""
@@ -112,10 +114,10 @@ class Plainer:
     def _pairs(self, pairs: Any) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key, value in pairs:
-            if self._nodes_left <= 0:
+            if self._nodes_left <= 0 or self._text_left <= 0:
                 result[CUT] = CUT
                 break
-            result[text(key) if type(key) is str else text(str(self.plain(key)))] = self.plain(value)
+            result[self._text(key) if type(key) is str else text(str(self.plain(key)))] = self.plain(value)
         return result
 
     def _set(self, items: Any) -> list[Any]:
@@ -202,7 +204,7 @@ class Plainer:
             return NotImplemented
         dtype = _numpy_dtype(value.args[0])
         numbers = _numpy_values(dtype, _raw_bytes(value.args[1]))
-        return numbers[0] if numbers else f"{dtype or 'numpy'} scalar"
+        return numbers[0] if numbers else text(f"{dtype or 'numpy'} scalar")
 
     def numpy_array(self, value: Inert) -> Any:
         state = value.state
@@ -221,7 +223,7 @@ class Plainer:
         numbers = _numpy_values(dtype, data) if len(shape) == 1 else None
         if numbers is not None and len(numbers) <= ARRAY_MAX:
             return numbers
-        return f"ndarray(shape={shape}, dtype={dtype})"
+        return text(f"ndarray(shape={shape}, dtype={dtype})")
 
 
 def text(value: str) -> str:
@@ -277,7 +279,12 @@ def _date(kind: Callable[..., Any]) -> Callable[[Plainer, Inert], Any]:
 
 def _timezone(value: Any) -> dt.tzinfo:
     """Read ``timezone(timedelta(...))``; a named zone's offset would need a database."""
-    if isinstance(value, Inert) and type(value).qualname == "timezone" and isinstance(value.args[0], Inert):
+    if (
+        isinstance(value, Inert)
+        and type(value).qualname == "timezone"
+        and value.args
+        and isinstance(value.args[0], Inert)
+    ):
         return dt.timezone(dt.timedelta(*value.args[0].args))
     raise TypeError("no fixed offset")
 
@@ -291,8 +298,11 @@ def _timedelta(_: Plainer, value: Inert) -> Any:
 
 def _complex(_: Plainer, value: Inert) -> Any:
     parts = value.args
-    if len(parts) == 2 and all(isinstance(p, float | int) and math.isfinite(p) for p in parts):
-        return str(complex(*parts))
+    try:
+        if len(parts) == 2 and all(isinstance(p, float | int) and math.isfinite(p) for p in parts):
+            return str(complex(*parts))
+    except OverflowError:  # an integer beyond every float
+        pass
     return NotImplemented
 
 

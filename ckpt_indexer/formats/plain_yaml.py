@@ -26,7 +26,9 @@ def parse_yaml(data: bytes) -> Any:
         raise ValueError(f"the file has {len(data)} bytes; at most {YAML_MAX} are read")
     try:
         document = yaml.load(data, Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - KeyError, IndexError and AttributeError too: `!!bool maybe`, `!!int ''`
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise ValueError(f"not YAML{where}: {getattr(error, 'problem', None) or error}") from None

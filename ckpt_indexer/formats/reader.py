@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WALL_SECONDS = 20.0  # for one file; the CPU limit ends a bomb long before, this ends a hanging network file system
-ANSWER_MAX = 128 << 20  # bytes
+ANSWER_MAX = 32 << 20  # bytes; 200,000 tensors take 20 MB, and decoded ten times as much in a process without limits
 
 _decode_facts: Callable[[bytes], Facts] = msgspec.msgpack.Decoder(Facts).decode
 _decode_yaml: Callable[[bytes], YamlFacts] = msgspec.msgpack.Decoder(YamlFacts).decode
@@ -89,8 +89,8 @@ class Reader:
             self._process = None
 
     def _ask(self, request: bytes, descriptor: int) -> bytes:
-        channel = self._started()
         deadline = time.monotonic() + WALL_SECONDS
+        channel = self._started()
         try:
             socket.send_fds(channel, [request], [descriptor])
             (length,) = HEADER.unpack(self._receive(channel, HEADER.size, deadline))
@@ -107,12 +107,18 @@ class Reader:
             self.close()  # it ended between two files: after a memory limit, or somebody killed it
         if self._channel is None:
             self._channel, theirs = socket.socketpair()
+            # No warnings: parsing a callback's key may quote a file's text on our standard error, the log.
+            command = [sys.executable, "-P", "-W", "ignore", "-m", "ckpt_indexer.formats.worker"]
             with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "ckpt_indexer.formats.worker"],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                )
+                try:
+                    self._process = subprocess.Popen(  # noqa: S603 - a command of our own
+                        command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+                    )
+                except (
+                    OSError
+                ) as error:  # an upgrade replaced the interpreter; it is not the checkpoint that is missing
+                    self.close()
+                    raise _WorkerDied("reader-crashed", f"no reader can be started: {error.strerror}") from None
         return self._channel
 
     def _receive(self, channel: socket.socket, size: int, deadline: float) -> bytes:

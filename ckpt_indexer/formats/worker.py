@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ckpt_indexer.formats.container import read_facts
+from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.formats.plain_yaml import YAML_MAX, parse_yaml
 from ckpt_indexer.model import Problem
 
@@ -56,6 +57,10 @@ def main() -> None:
             # A heap that was full once is fragmented; a new process costs 40 ms. Ended at once and unanswered, so that
             # the owner cannot hand the next file to a process that is about to end.
             os._exit(EXIT_MEMORY)
+        except Exception as error:  # noqa: BLE001 - a traceback would put a file's text into its owner's log
+            problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
+            answer = Facts(problem=problem) if request == READ_CHECKPOINT else YamlFacts(error=problem.message)
+            data = encode(answer)
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(HEADER.pack(len(data)) + data)
 

@@ -143,7 +143,13 @@ def value_of(entry: Entry, field: str) -> Any:
 def _checked(field: str, text: str, what: str) -> str:
     """Accept every field there is, and every name that may be a metric's."""
     head, dot, rest = _ALIASES.get(field, field).partition(".")
-    if not field or (head in _SUBFIELDS and dot and rest not in _SUBFIELDS[head]) or field == "metrics":
+    if head == "metrics":
+        is_field = bool(rest)
+    elif head in FIELDS and dot:
+        is_field = rest in _SUBFIELDS.get(head, ())
+    else:
+        is_field = bool(field)
+    if not is_field:
         raise QueryInvalid(what=what, text=text, reason=f"there is no field {field!r}")
     return field
 

@@ -13,6 +13,7 @@ watchdog nor torch.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CACHED_MAX = 16  # indexes kept between calls
+INDEX_MAX = 4 << 30  # bytes; a million entries take 1 GB
 
 
 class IndexView(msgspec.Struct, frozen=True):
@@ -75,8 +77,10 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
     path = os.path.join(root, layout.INDEX_NAME)
     try:
         # Opened before it is looked at, so that the cached fingerprint belongs to the bytes read.
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > INDEX_MAX:
+                raise IndexCorrupt(path=path, reason="it is no regular file, or larger than any index")
             fingerprint = (status.st_size, status.st_mtime_ns, status.st_ino)
             with _cache_lock:
                 cached = _cache.get(path)
@@ -95,6 +99,11 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         while len(_cache) > CACHED_MAX:
             _cache.popitem(last=False)
     return view
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a FIFO in the index's place would hold the caller for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decode(data: bytes, root: str, path: str) -> IndexView:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING
@@ -178,7 +179,9 @@ class Store:
         self.loads += 1
 
     def _set_aside(self, folder: int, reason: str) -> None:
-        name = f"{layout.INDEX_NAME}{SET_ASIDE_INFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        moment = f"{layout.INDEX_NAME}{SET_ASIDE_INFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        taken = set(os.listdir(folder))  # two in one second must not replace each other; the lock keeps others out
+        name = next(n for i in itertools.count(1) if (n := moment if i == 1 else f"{moment}-{i}") not in taken)
         os.replace(layout.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
         self._replace(Index(generation=self._index.generation), None)
         if self._on_set_aside is not None:

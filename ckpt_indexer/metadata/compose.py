@@ -6,7 +6,6 @@ Pure and deterministic: the same inputs give the same document, byte for byte, o
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +15,7 @@ from ckpt_indexer import __version__
 from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part
+from ckpt_indexer.metadata.entry import utc_text
 from ckpt_indexer.metadata.schema import (
     UNKNOWN,
     Checkpointing,
@@ -64,13 +64,10 @@ def compose(
     model, sources["model"] = _model(facts, content)
     if config is not None:
         sources["hydra_config_path"] = "config"
-    mtime = dt.datetime.fromtimestamp(fingerprint[1] // 10**9, dt.UTC).replace(
-        microsecond=fingerprint[1] // 1000 % 10**6
-    )
     return Document(
         checkpoint_path=key,
         exp_name=exp_name or place_of(key).experiment.rpartition("/")[2],
-        created_at=mtime.replace(tzinfo=None).isoformat(timespec="microseconds"),
+        created_at=utc_text(fingerprint[1]).removesuffix("Z"),
         training=Training(
             epoch=facts.epoch,
             global_step=facts.global_step,
@@ -109,6 +106,11 @@ def overlay(made: Document, written: Document) -> Document:
     document = Document.model_validate(merged)
     assert document.indexer is not None
     document.indexer.source = "sidecar"
+    name = document.checkpointing.monitor
+    if name is not None and name != made.checkpointing.monitor:  # the score that was found is another metric's
+        field = canonical_name(name)
+        own = document.metrics.additional_metrics.get(name)
+        document.indexer.monitor_value = getattr(document.metrics, field) if own is None and field else own
     for part in ("exp_name", "training", "model", "metrics", "checkpointing", "hydra_config_path", "wandb_run_id"):
         value = getattr(written, part)
         if _known(value.model_dump() if isinstance(value, BaseModel) else value):

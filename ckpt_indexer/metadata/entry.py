@@ -47,7 +47,7 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     """Make a checkpoint's entry from its document."""
     indexer = document.indexer
     assert indexer is not None
-    problem = None if indexer.problem is None else Problem(indexer.problem.code, indexer.problem.message)
+    problem = None if indexer.problem is None else Problem.of(indexer.problem.code, indexer.problem.message)
     entry = bare_entry(key, fingerprint, link_target, problem)
     entry.format = indexer.format
     entry.epoch = document.training.epoch

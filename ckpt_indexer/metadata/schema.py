@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ckpt_indexer.model import Fingerprint, Format
+from ckpt_indexer.model import PROBLEMS, Fingerprint, Format
 
 SCHEMA_VERSION = "1.0"
 UNKNOWN = "unknown"
@@ -23,7 +23,14 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _known_code(code: str) -> str:
+    if code not in PROBLEMS:
+        raise ValueError("there is no such problem")
+    return code
+
+
 Text = Annotated[str, BeforeValidator(_as_text)]  # YAML reads an unquoted 1.0 or 2024 as a number
+Int = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]  # what every reader of the index takes
 
 
 class _Part(BaseModel):
@@ -33,10 +40,10 @@ class _Part(BaseModel):
 class Training(_Part):
     """How far training had come."""
 
-    epoch: int | None = None
-    global_step: int | None = None
+    epoch: Int | None = None
+    global_step: Int | None = None
     training_phase: Text = "training"
-    max_epochs: int | None = None
+    max_epochs: Int | None = None
 
 
 class Encoder(_Part):
@@ -51,9 +58,9 @@ class Decoder(_Part):
     """What stands between encoder and head."""
 
     name: Text = UNKNOWN
-    in_channels: list[int] = []
-    inner_channels: int | None = None
-    output_channels: int | None = None
+    in_channels: list[Int] = []
+    inner_channels: Int | None = None
+    output_channels: Int | None = None
     params: dict[str, Any] = {}
 
 
@@ -61,7 +68,7 @@ class Head(_Part):
     """What makes the prediction."""
 
     name: Text = UNKNOWN
-    in_channels: int | None = None
+    in_channels: Int | None = None
     params: dict[str, Any] = {}
 
 
@@ -97,14 +104,14 @@ class Checkpointing(_Part):
 
     monitor: Text | None = None
     mode: Literal["min", "max"] | None = None
-    save_top_k: int | None = None
+    save_top_k: Int | None = None
     save_last: bool | Literal["link"] | None = None
 
 
 class DocumentProblem(_Part):
     """A problem of the checkpoint, as ``model.Problem``."""
 
-    code: str
+    code: Annotated[str, AfterValidator(_known_code)]
     message: str
 
 
@@ -120,8 +127,8 @@ class Indexer(_Part):
     problem: DocumentProblem | None = None
     monitor_value: float | None = None  # this very checkpoint's score
     lightning_version: Text | None = None
-    parameters: int | None = None
-    tensors: int | None = None  # how many the state dict holds
+    parameters: Int | None = None
+    tensors: Int | None = None  # how many the state dict holds
     has_optimizer: bool = False
     content_id: str | None = None
     hyper_parameters: dict[str, Any] | None = None

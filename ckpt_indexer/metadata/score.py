@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from ckpt_indexer.formats.facts import Facts, MonitorState
 
 # "epoch=2-val/hmean=0.7188.ckpt", "best-epoch=0-val_loss=0.87-v1.ckpt": name=number, set off by "-" or the path.
-_NUMBER_IN_NAME = re.compile(r"([A-Za-z_][\w./ ]*)=(-?\d+(?:\.\d+)?(?:e-?\d+)?|-?inf|nan)(?=-|$)")
+# A name is looked for where a run of its characters begins, and nowhere within: a hostile one would take seconds.
+_NUMBER_IN_NAME = re.compile(
+    r"(?<![\w./ ])(?:(?![A-Za-z_])[\w./ ])*([A-Za-z_][\w./ ]*)=(-?\d+(?:\.\d+)?(?:e-?\d+)?|-?inf|nan)(?=-|$)"
+)
+_UNFINISHED = re.compile(r"=-?(?:[\d.]+(?:e-?\d+)?|inf|nan)-[A-Za-z_][\w ]*$")
+_COUNTED = re.compile(r"(?:^|-)(?:epoch|step)=\d+-")
 _COUNTERS = frozenset({"epoch", "step", "global_step"})
 
 
@@ -117,13 +122,13 @@ def numbers_in_name(path: str, *, counters: bool = False) -> dict[str, float]:
     {}
     """
     folder, _, name = path.removesuffix(".ckpt").rpartition("/")
-    # A metric's slash makes a folder: "epoch=2-val" / "hmean=0.71". Only such a folder is part of the name: it has a
-    # counter in front of an unfinished metric's name.
-    while True:
-        folder, _, last = folder.rpartition("/")
-        if re.search(r"(?:^|-)(?:epoch|step)=\d+-[A-Za-z_][\w ]*$", last) is None:
-            break
-        name = f"{last}/{name}"
+    # A metric's slash makes a folder: "epoch=2-val" / "hmean=0.71". Only such folders are part of the name: each ends
+    # in an unfinished metric's name after a number, and the uppermost has a counter.
+    between = ""
+    while _UNFINISHED.search(last := folder.rpartition("/")[2]):
+        folder, between = folder.rpartition("/")[0], f"{last}/{between}"
+        if _COUNTED.search(last):
+            name, between = between + name, ""
     found = {}
     for match in _NUMBER_IN_NAME.finditer(name):
         key = match[1].rpartition("=")[2].lstrip("/")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.formats.plain_yaml import YAML_MAX
 from ckpt_indexer.metadata.schema import SCHEMA_VERSION, Document
 
 _MAJOR = SCHEMA_VERSION.partition(".")[0]
@@ -33,13 +35,20 @@ def parse_sidecar(content: Any) -> Document:
 
 
 def encode_sidecar(document: Document) -> bytes:
-    """Write the document as block YAML, fields in the schema's order."""
-    content = document.model_dump(mode="json", exclude_none=False)
+    """Write the document as block YAML, fields in the schema's order.
+
+    Raises:
+        OSError: it would be larger than what is read back (``YAML_MAX``).
+
+    """
+    content = document.model_dump()  # mode="json" would write infinities among the parameters as null
     if document.indexer is None:
         del content["indexer"]
     dumped: bytes = yaml.dump(
         content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8", width=1000
     )
+    if len(dumped) > YAML_MAX:  # texts that need many escapes; it would never be read back
+        raise OSError(errno.EFBIG, f"the sidecar would have {len(dumped)} bytes; at most {YAML_MAX} are read")
     return dumped
 
 

@@ -1,0 +1,122 @@
+"""The index for everyone who does not write it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckpt_indexer import layout, read_index
+from ckpt_indexer.errors import IndexCorrupt, IndexMissing, IndexTooNew, RootUnusable
+from ckpt_indexer.index import reader
+from ckpt_indexer.index.store import Store
+from tests.index.entries import entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_a_store_wrote_is_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.commit([entry("a/checkpoints/x.ckpt", epoch=3), entry("y.ckpt", status="corrupt")])
+    view = read_index(tmp_path)
+    assert (view.root, view.generation, list(view.entries)) == (str(tmp_path), 1, ["a/checkpoints/x.ckpt", "y.ckpt"])
+    assert [e.path for e in view.usable()] == ["a/checkpoints/x.ckpt"]
+    assert view.entries["a/checkpoints/x.ckpt"].epoch == 3
+
+
+def test_a_path_is_what_the_operating_system_knows(tmp_path: Path) -> None:
+    path = os.fsdecode(b"a\\b/\xff\xc3\xa9.ckpt")
+    Store(str(tmp_path)).commit([entry(layout.to_key(path))])
+    view = read_index(tmp_path)
+    (only,) = view.entries.values()
+    assert os.fsencode(view.path_of(only)) == os.fsencode(tmp_path) + b"/a\\b/\xff\xc3\xa9.ckpt"
+
+
+def test_the_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.commit([entry("x.ckpt")])
+    first = read_index(tmp_path)
+    assert read_index(str(tmp_path)) is first
+    store.commit([entry("x.ckpt", epoch=1)])
+    second = read_index(tmp_path)
+    assert (second.generation, first.generation) == (2, 1)
+    assert read_index(tmp_path) is second
+
+
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    for i in range(reader.CACHED_MAX + 3):
+        root = tmp_path / str(i)
+        root.mkdir()
+        Store(str(root)).commit([])
+        read_index(root)
+    assert len(reader._cache) == reader.CACHED_MAX
+
+
+def test_entries_of_a_newer_version_are_read_as_far_as_they_are_known(tmp_path: Path) -> None:
+    Store(str(tmp_path)).commit([entry("x.ckpt", epoch=1), entry("y.ckpt")])
+    path = tmp_path / layout.INDEX_NAME
+    document = json.loads(path.read_bytes())
+    document |= {"version": "1.9", "novelty": [1]}
+    document["entries"]["x.ckpt"]["added"] = {"a": 1}
+    document["entries"]["y.ckpt"]["status"] = "of a kind that is not known here"
+    path.write_text(json.dumps(document))
+    assert {key: e.epoch for key, e in read_index(tmp_path).entries.items()} == {"x.ckpt": 1}
+
+
+def test_the_first_index_which_had_no_entries_is_read(tmp_path: Path) -> None:
+    (tmp_path / layout.INDEX_NAME).write_text('{"version": "1.0", "last_updated": "then", "checkpoints": {}}')
+    view = read_index(tmp_path)
+    assert (view.generation, view.last_updated, view.entries) == (0, "then", {})
+
+
+def test_a_root_without_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(IndexMissing, match="ckpt-indexer watch"):
+        read_index(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_index(tmp_path)
+    with pytest.raises(RootUnusable, match="there is no such folder"):
+        read_index(tmp_path / "nowhere")
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / layout.INDEX_NAME).mkdir()
+    with pytest.raises(RootUnusable, match="Is a directory"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", IndexCorrupt),
+        (b"[]", IndexCorrupt),
+        (b'{"version": "1.0", "entries": {"x": {"path": 1}}}', IndexCorrupt),
+        (b'{"version": "1.0", "entries": ' + b"[" * 100_000, IndexCorrupt),
+        (b"\xff\xfe", IndexCorrupt),
+        (b'{"version": "2.0", "entries": {}}', IndexTooNew),
+        (b'{"version": "2.0", "entries": "another shape"}', IndexTooNew),
+    ],
+)
+def test_what_is_no_index_is_an_error_and_stays_where_it_is(
+    tmp_path: Path, content: bytes, error: type[Exception]
+) -> None:
+    path = tmp_path / layout.INDEX_NAME
+    path.write_bytes(content)
+    with pytest.raises(error):
+        read_index(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_reading_imports_nothing_heavy(tmp_path: Path) -> None:
+    Store(str(tmp_path)).commit([entry("x.ckpt")])
+    code = (
+        "import sys; from ckpt_indexer import read_index; read_index(sys.argv[1]);"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
+    heavy = {"pydantic", "structlog", "watchdog", "torch", "yaml", "click", "rich", "filelock", "numpy", "lightning"}
+    assert heavy & set(said.split()) == set()

@@ -1,0 +1,222 @@
+"""The tiers together: which one gives what, that equal inputs give equal bytes, and that nobody's facts are lost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import msgspec
+import pytest
+
+from ckpt_indexer import __version__
+from ckpt_indexer.formats.facts import Facts, MonitorState, TensorFacts
+from ckpt_indexer.metadata.compose import Config, compose, overlay
+from ckpt_indexer.metadata.entry import bare_entry, entry_of
+from ckpt_indexer.metadata.schema import Checkpointing, Document, Encoder, Metrics, Model, Training
+from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
+from ckpt_indexer.model import Entry, Monitor, Problem
+
+KEY = "ocr/b/checkpoints/epoch=2-step=12.ckpt"
+FINGERPRINT = (1000, 1_700_000_000_123_456_789, 42)
+CONFIG = Config(
+    path="ocr/b/.hydra/config.yaml",
+    content={
+        "exp_name": "ocr_training_b",
+        "trainer": {"max_epochs": 25},
+        "model": {"name": "dbnet", "encoder": {"model_name": "${backbone}"}},
+        "callbacks": {"model_checkpoint": {"monitor": "val/hmean", "mode": "max", "save_top_k": 3, "save_last": True}},
+    },
+    fingerprint=(1, 2, 3),
+)
+
+
+def facts() -> Facts:
+    return Facts(
+        format="torch-zip",
+        content_id="c0ffee",
+        epoch=2,
+        global_step=12,
+        lightning_version="2.6.6",
+        monitors=[MonitorState(monitor="val/hmean", mode="max", best_k_models={f"/train/{KEY}": 0.75})],
+        hyper_parameters={"lr": 0.1, "backbone": "resnet18"},
+        metrics={"cleval_metrics": {"precision": 0.5, "recall": 0.25}},
+        tensors=[TensorFacts("encoder.weight", (3, 4), "float32")],
+        parameters=12,
+        has_optimizer=True,
+    )
+
+
+def composed(**changes: Any) -> Document:
+    arguments: dict[str, Any] = {
+        "key": KEY, "link_target": None, "fingerprint": FINGERPRINT, "facts": facts(), "config": CONFIG,
+    }  # fmt: skip
+    return compose(**(arguments | changes))
+
+
+def test_header_and_configuration_become_one_document() -> None:
+    document = composed()
+    assert document.model_dump(exclude={"indexer"}) == Document(
+        checkpoint_path=KEY,
+        exp_name="ocr_training_b",
+        created_at="2023-11-14T22:13:20.123456",
+        training=Training(epoch=2, global_step=12, max_epochs=25),
+        model=Model(architecture="dbnet", encoder=Encoder(model_name="${backbone}")),
+        metrics=Metrics(precision=0.5, recall=0.25, hmean=0.75, additional_metrics={"val/hmean": 0.75}),
+        checkpointing=Checkpointing(monitor="val/hmean", mode="max", save_top_k=3, save_last=True),
+        hydra_config_path="ocr/b/.hydra/config.yaml",
+    ).model_dump(exclude={"indexer"})
+    assert document.indexer is not None
+    assert document.indexer.sources == {
+        "training": "checkpoint",
+        "exp_name": "config",
+        "metrics": "checkpoint",
+        "model": "config",
+        "hydra_config_path": "config",
+        "checkpointing": "checkpoint",
+    }
+
+
+def test_without_a_configuration_the_header_and_the_path_speak() -> None:
+    document = composed(config=None)
+    assert (document.exp_name, document.model.encoder.model_name, document.hydra_config_path) == ("b", "resnet18", None)
+    assert document.indexer is not None
+    assert (document.indexer.sources["exp_name"], document.indexer.sources["model"]) == ("path", "checkpoint")
+
+
+def test_the_same_inputs_give_the_same_bytes_and_are_not_changed() -> None:
+    given, config = facts(), copy.deepcopy(CONFIG)
+    first = encode_sidecar(composed(facts=given, config=config))
+    assert encode_sidecar(composed(facts=given, config=config)) == first
+    assert (given, config) == (facts(), CONFIG)
+
+
+def test_the_settings_of_another_monitor_are_not_this_ones() -> None:
+    other = facts()
+    other.monitors[0].monitor = "val/recall"
+    assert composed(facts=other).checkpointing == Checkpointing(monitor="val/recall", mode="max")
+
+
+def test_a_broken_checkpoint_has_what_its_configuration_says() -> None:
+    problem = Problem.of("truncated", "cut")
+    document = composed(facts=Facts(problem=problem))
+    entry = entry_of(document, KEY, FINGERPRINT, None)
+    assert (entry.status, entry.problem, entry.architecture, entry.metadata_source) == (
+        "incomplete", problem, "dbnet", "config",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "field"),
+    [("val/hmean", "hmean"), ("val_f1", "hmean"), ("valid/precision", "precision"), ("val_loss", "validation_loss")],
+)
+def test_a_metric_by_a_usual_name_has_its_field(metric: str, field: str) -> None:
+    found = composed(facts=Facts(metrics={"m": {metric: 0.5}})).metrics
+    assert found == Metrics(**{field: 0.5}, additional_metrics={metric: 0.5})
+
+
+def test_a_training_metric_is_not_taken_for_one_of_validation() -> None:
+    found = composed(facts=Facts(metrics={"m": {"loss": 0.5, "train/hmean": 0.9}})).metrics
+    assert found == Metrics(additional_metrics={"loss": 0.5, "train/hmean": 0.9})
+
+
+def test_a_sidecar_that_something_else_wrote_wins_where_it_knows_something() -> None:
+    written = Document(
+        checkpoint_path="somewhere/else.ckpt",
+        exp_name="theirs",
+        created_at="2025-01-01T00:00:00",
+        training=Training(epoch=3, training_phase="finetuning"),
+        model=Model(encoder=Encoder(model_name="theirs", pretrained=True)),
+        metrics=Metrics(recall=0.9, additional_metrics={"f2": 0.8}),
+        wandb_run_id="abc",
+    )
+    merged = overlay(composed(), written)
+    assert merged.checkpoint_path == KEY
+    assert merged.training == Training(epoch=3, global_step=12, training_phase="finetuning", max_epochs=25)
+    assert merged.model == Model(architecture="dbnet", encoder=Encoder(model_name="theirs", pretrained=True))
+    assert merged.metrics == Metrics(
+        precision=0.5, recall=0.9, hmean=0.75, additional_metrics={"val/hmean": 0.75, "f2": 0.8}
+    )
+    assert (merged.exp_name, merged.wandb_run_id) == ("theirs", "abc")
+    assert merged.indexer is not None
+    assert (merged.indexer.source, merged.indexer.parameters) == ("sidecar", 12)
+    assert merged.indexer.sources == {
+        "training": "sidecar",
+        "exp_name": "sidecar",
+        "metrics": "sidecar",
+        "model": "sidecar",
+        "hydra_config_path": "config",
+        "checkpointing": "checkpoint",
+        "wandb_run_id": "sidecar",
+    }
+
+
+def test_the_entry_says_what_the_document_says() -> None:
+    assert entry_of(composed(), KEY, FINGERPRINT, None) == Entry(
+        path=KEY,
+        experiment="ocr/b",
+        name="epoch=2-step=12.ckpt",
+        size_bytes=1000,
+        mtime="2023-11-14T22:13:20.123456Z",
+        fingerprint=FINGERPRINT,
+        format="torch-zip",
+        epoch=2,
+        global_step=12,
+        metrics={"precision": 0.5, "recall": 0.25, "hmean": 0.75, "val/hmean": 0.75},
+        monitor=Monitor("val/hmean", "max", 0.75),
+        architecture="dbnet",
+        encoder="${backbone}",
+        parameters=12,
+        lightning_version="2.6.6",
+        metadata_source="checkpoint",
+        content_id="c0ffee",
+    )
+
+
+def test_the_sidecar_alone_gives_the_same_entry() -> None:
+    from ckpt_indexer.formats.plain_yaml import parse_yaml
+
+    document = composed()
+    before = document.model_copy(deep=True)
+    read = parse_sidecar(parse_yaml(encode_sidecar(document)))
+    first = entry_of(document, KEY, FINGERPRINT, None)
+    assert entry_of(read, KEY, FINGERPRINT, None) == first
+    assert entry_of(document, KEY, FINGERPRINT, None) == first
+    assert document == before
+
+
+def test_numbers_that_json_cannot_hold_are_text_in_the_entry() -> None:
+    strange = facts()
+    strange.monitors[0].best_k_models = {f"/train/{KEY}": math.inf}
+    strange.metrics = {"m": {"recall": math.nan}}
+    entry = entry_of(composed(facts=strange), KEY, FINGERPRINT, None)
+    assert entry.metrics == {"recall": "NaN", "hmean": "Infinity", "val/hmean": "Infinity"}
+    assert entry.monitor == Monitor("val/hmean", "max", "Infinity")
+    assert msgspec.json.decode(msgspec.json.encode(entry), type=Entry) == entry
+
+
+def test_a_score_that_is_not_known_is_null() -> None:
+    unscored = facts()
+    unscored.monitors[0].best_k_models = {}
+    assert entry_of(composed(facts=unscored), KEY, FINGERPRINT, None).monitor == Monitor("val/hmean", "max", None)
+
+
+def test_a_bare_entry_knows_its_place_only() -> None:
+    problem = Problem.of("link-dangling", "it leads nowhere")
+    assert bare_entry("a/last.ckpt", (0, 0, 0), "a/gone.ckpt", problem) == Entry(
+        path="a/last.ckpt",
+        experiment="a",
+        name="../last.ckpt",
+        size_bytes=0,
+        mtime="1970-01-01T00:00:00.000000Z",
+        fingerprint=(0, 0, 0),
+        status="unreadable",
+        problem=problem,
+        link_target="a/gone.ckpt",
+    )
+
+
+def test_the_document_names_the_version_that_made_it() -> None:
+    document = composed()
+    assert document.indexer is not None
+    assert document.indexer.version == __version__

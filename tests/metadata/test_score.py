@@ -1,0 +1,221 @@
+"""A checkpoint's score against what its training reached when it was saved: the run remembers, the files are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from ckpt_indexer.formats.container import read_facts
+from ckpt_indexer.formats.facts import Facts, MonitorState
+from ckpt_indexer.metadata.compose import compose
+from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.samples import Run
+
+
+class Told(NamedTuple):
+    monitor: str | None
+    mode: str | None
+    value: float | None
+
+
+def read(path: Path) -> Facts:
+    with path.open("rb", buffering=0) as file:
+        return read_facts(file)
+
+
+def told(path: Path, root: Path, *, name: str | None = None) -> Told:
+    """Say which score the checkpoint at *path* gets, as if it were called *name*."""
+    key = name or path.relative_to(root).as_posix()
+    target = path.resolve().relative_to(root.resolve()).as_posix() if path.is_symlink() else None
+    document = compose(key=key, link_target=target, fingerprint=(1, 1, 1), facts=read(path), config=None)
+    assert document.indexer is not None
+    part = document.checkpointing
+    return Told(part.monitor, part.mode, document.indexer.monitor_value)
+
+
+def scores(run: Run) -> dict[str, float | None]:
+    folder = run.folder / "checkpoints"
+    found = {}
+    for path in run.checkpoints:
+        value = told(path, run.folder.parent).value
+        found[path.relative_to(folder).as_posix()] = None if value is None else round(value, 4)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ema",
+        "exception",
+        "halves",
+        "interrupted",
+        "metrics",
+        "named",
+        "plain",
+        "several",
+        "swa",
+        "unmonitored",
+        "weights",
+    ],
+)
+def test_no_checkpoint_of_a_real_run_has_a_score_that_its_step_did_not_reach(name: str, runs: dict[str, Run]) -> None:
+    run = runs[name]
+    for path in run.checkpoints:
+        monitor, _, value = told(path, run.folder.parent)
+        if value is None:
+            continue
+        reached = run.score_at(read(path).global_step or 0)
+        assert reached is not None, path
+        assert value == pytest.approx({"val/hmean": reached, "val_loss": 1 - reached}[monitor or ""], abs=1e-4), path
+
+
+def test_the_score_of_a_top_checkpoint_is_its_own_and_that_of_last_too(runs: dict[str, Run]) -> None:
+    assert scores(runs["plain"]) == {
+        "epoch=1-step=8.ckpt": 0.5,
+        "epoch=2-step=12.ckpt": 0.3,
+        "epoch=3-step=16.ckpt": 0.9,
+        "last.ckpt": 0.9,  # Lightning saved none for epoch 4, whose 0.2 came in no top three
+    }
+
+
+def test_last_has_no_score_where_it_is_newer_than_the_last_top_checkpoint(runs: dict[str, Run]) -> None:
+    last = read(runs["exception"].folder / "checkpoints" / "last.ckpt")
+    assert (last.global_step, round(last.monitors[0].current_score or 0, 4)) == (14, 0.3)  # that of step 12
+    assert scores(runs["exception"]) == {
+        "epoch=0-step=4.ckpt": 0.1,
+        "epoch=1-step=8.ckpt": 0.5,
+        "epoch=2-step=12.ckpt": 0.3,
+        "epoch=3-step=14.ckpt": None,
+        "last.ckpt": None,
+    }
+
+
+def test_monitor_and_mode_are_told_without_a_score_too(runs: dict[str, Run]) -> None:
+    run = runs["exception"]
+    assert told(run.folder / "checkpoints" / "last.ckpt", run.folder.parent) == ("val/hmean", "max", None)
+
+
+def test_a_link_has_the_score_of_its_target(runs: dict[str, Run]) -> None:
+    run = runs["named"]
+    last = run.folder / "checkpoints" / "last.ckpt"
+    assert last.is_symlink()
+    found = scores(run)
+    assert found == {
+        "epoch=1-val/hmean=0.5000.ckpt": 0.5,
+        "epoch=2-val/hmean=0.3000.ckpt": 0.3,
+        "epoch=3-val/hmean=0.9000.ckpt": 0.9,
+        "last.ckpt": found[PurePosixPath(os.readlink(last)).as_posix()],
+    }
+
+
+def test_a_file_saved_outside_the_monitors_own_save_has_no_score(runs: dict[str, Run]) -> None:
+    assert scores(runs["interrupted"]) == {
+        "epoch=0-step=4.ckpt": 0.1,
+        "epoch=1-step=8.ckpt": 0.5,
+        "epoch=2-step=12.ckpt": 0.3,
+        "last.ckpt": 0.3,  # saved with the last of the top three, and nothing after
+        "manual.ckpt": None,
+        "on_exception.ckpt": None,
+    }
+
+
+def test_last_is_not_confused_by_several_validations_in_one_epoch(runs: dict[str, Run]) -> None:
+    # 0.5, 0.4 | 0.2, 0.8 | 0.1, 0.3: the names tell the epoch only.
+    assert scores(runs["halves"]) == {"epoch=0.ckpt": 0.5, "epoch=1.ckpt": 0.8, "last.ckpt": None}
+
+
+def test_each_of_several_monitors_scores_its_own_files(runs: dict[str, Run]) -> None:
+    run = runs["several"]
+    found = {path.name: told(path, run.folder.parent) for path in run.checkpoints}
+    assert {name: (t.monitor, t.mode, t.value and round(t.value, 4)) for name, t in found.items()} == {
+        "best.ckpt": ("val/hmean", "max", 0.9),
+        "loss-epoch=3.ckpt": ("val_loss", "min", 0.1),
+        "last.ckpt": ("val/hmean", "max", None),
+    }
+
+
+def test_weights_alone_have_the_number_of_their_name(runs: dict[str, Run]) -> None:
+    run = runs["weights"]
+    assert {told(path, run.folder.parent) for path in run.checkpoints} == {
+        ("val/hmean", None, 0.5),
+        ("val/hmean", None, 0.3),
+        ("val/hmean", None, 0.9),
+    }
+
+
+def test_without_a_monitor_there_is_no_score(runs: dict[str, Run]) -> None:
+    run = runs["unmonitored"]
+    assert {told(path, run.folder.parent) for path in run.checkpoints} == {(None, None, None)}
+
+
+def test_a_renamed_file_has_the_metrics_it_carries_else_no_score(runs: dict[str, Run]) -> None:
+    plain = runs["plain"].folder / "checkpoints" / "epoch=3-step=16.ckpt"
+    assert told(plain, plain.parents[2], name="plain/checkpoints/best.ckpt") == ("val/hmean", "max", None)
+    metrics = runs["metrics"].checkpoints[0]
+    assert told(metrics, metrics.parents[2], name="x/best.ckpt") == ("val/hmean", "max", 0.5)
+    named = "x/checkpoints/epoch=3-val/hmean=0.91.ckpt"
+    assert told(plain, plain.parents[2], name=named) == ("val/hmean", "max", 0.91)
+
+
+def test_metrics_that_user_code_left_are_the_checkpoints_own(runs: dict[str, Run]) -> None:
+    path = runs["metrics"].checkpoints[0]
+    document = compose(key="a/x.ckpt", link_target=None, fingerprint=(1, 1, 1), facts=read(path), config=None)
+    assert (document.metrics.precision, document.metrics.recall, document.metrics.hmean) == (0.25, 0.75, 0.5)
+
+
+def state(**more: object) -> MonitorState:
+    return MonitorState(monitor="val/hmean", mode="max", **more)  # type: ignore[arg-type]
+
+
+def test_one_name_in_two_folders_is_told_apart_by_the_folder() -> None:
+    best = {"/m/checkpoints/epoch=1-val/hmean=0.7.ckpt": 0.71, "/m/checkpoints/epoch=2-val/hmean=0.7.ckpt": 0.72}
+    monitor = state(best_k_models=best)
+    facts = Facts(monitors=[monitor])
+    assert find_score(["r/checkpoints/epoch=1-val/hmean=0.7.ckpt"], facts, {}) == ("val/hmean", "max", 0.71, monitor)
+    assert find_score(["r/checkpoints/epoch=2-val/hmean=0.7.ckpt"], facts, {}) == ("val/hmean", "max", 0.72, monitor)
+    # Moved out of its folder, it could be either.
+    assert find_score(["hmean=0.7.ckpt"], facts, {}).value is None
+
+
+def test_paths_of_a_windows_machine_are_understood() -> None:
+    monitor = state(best_k_models={"C:\\train\\checkpoints\\a.ckpt": 0.4}, last_model_path="C:\\train\\last.ckpt")
+    assert find_score(["x/a.ckpt"], Facts(monitors=[monitor]), {}).value == 0.4
+
+
+def test_last_has_the_score_if_its_step_is_that_of_the_top_checkpoint() -> None:
+    monitor = state(best_k_models={"/m/epoch=1-step=8.ckpt": 0.5}, current_score=0.5, last_model_path="/m/last.ckpt")
+    assert find_score(["last.ckpt"], Facts(monitors=[monitor], global_step=8), {}).value == 0.5
+    assert find_score(["last.ckpt"], Facts(monitors=[monitor], global_step=12), {}).value is None
+
+
+def test_a_file_without_monitors_has_no_score() -> None:
+    assert find_score(["a.ckpt"], Facts(), {"val/hmean": 1.0}) == Score()
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("epoch=2-val/hmean=0.7188.ckpt", {"val/hmean": 0.7188}),
+        ("r/checkpoints/best-epoch=0-val_loss=0.87-v1.ckpt", {"val_loss": 0.87}),
+        ("epoch=1-val/loss=-0.5-val/hmean=1e-05.ckpt", {"val/loss": -0.5, "val/hmean": 1e-5}),
+        ("epoch=0-val_loss=inf.ckpt", {"val_loss": float("inf")}),
+        ("3-32.ckpt", {}),
+        ("last.ckpt", {}),
+        ("epoch=2-step=30.ckpt", {}),
+        ("lr=0.1/checkpoints/last.ckpt", {}),
+        ("lr=0.1-seed=3/last.ckpt", {}),
+        ("epoch=3/hmean=0.5.ckpt", {"hmean": 0.5}),
+        ("hmean=.ckpt", {}),
+        ("=0.5.ckpt", {}),
+        ("a=1.2.3.ckpt", {}),
+    ],
+)
+def test_the_numbers_of_a_name_are_read(name: str, numbers: dict[str, float]) -> None:
+    assert numbers_in_name(name) == numbers
