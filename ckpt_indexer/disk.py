@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
@@ -35,6 +36,23 @@ class NotRegularFile(OSError):
 
 def fingerprint_of(status: os.stat_result) -> Fingerprint:
     return (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def check_root(root: str) -> None:
+    """Refuse a root that cannot be one.
+
+    Raises:
+        RootUnusable: it does not exist, is no folder, or may not be listed.
+
+    """
+    if not os.path.exists(root):
+        raise RootUnusable(root=root, reason="there is no such folder")
+    if not os.path.isdir(root):
+        raise RootUnusable(root=root, reason="it is not a folder")
+    try:
+        os.listdir(root)
+    except OSError as error:
+        raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ def ancestors(path: str) -> list[str]:
     (['a/b', 'a', ''], [''])
     """
     found = []
-    while path:
+    while path.strip("/"):
         path = posixpath.dirname(path)
         found.append(path)
     return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
+from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import RootUnusable
-from ckpt_indexer.watch.daemon import check_root
 from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.log import configure_log
 from ckpt_indexer.watch.survey import survey
@@ -67,9 +68,9 @@ def run(
         indexer.load()
         if force and not missing_only:
             indexer.known = dict.fromkeys(indexer.known)
-        snapshot = indexer.look()
+        snapshot = indexer.look(forget=not missing_only)
         if missing_only:
-            indexer.todo = _to_generate(snapshot.found, indexer.statuses, force=force)
+            indexer.todo = OrderedDict(_to_generate(snapshot.found, indexer.statuses, force=force))
         if snapshot.unseen.get("") is not None:
             raise RootUnusable(root=root, reason=snapshot.unseen[""])
         tally = _Tally()

@@ -56,23 +56,34 @@ def command(paths: tuple[str, ...], as_json: bool, quiet: bool) -> int:
 def check_tree(path: str) -> Iterator[Health]:
     """Check the checkpoint at *path*, or every one below it."""
     is_one = layout.is_checkpoint(os.path.basename(os.path.normpath(path))) or not os.path.isdir(path)
-    folder, name = (os.path.dirname(path) or ".", os.path.basename(path)) if is_one else (path, "")
-    found = scan(folder, (name,)).found
+    root = _root_above(os.path.dirname(path) or ".") if is_one else path
+    place = os.path.relpath(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)), root)
+    found = scan(root, (place if is_one else "",)).found
     if is_one and not found:
         problem = Problem.of("not-a-checkpoint", "its name does not end in .ckpt")
         yield Health(layout.to_key(path), problem.status, problem)
     with Reader() as reader:
         for key, each in found.items():
             shown = layout.to_key(path if is_one else os.path.normpath(os.path.join(path, layout.to_path(key))))
-            yield _check(folder, key, each, shown, reader)
+            yield _check(root, key, each, shown, reader)
 
 
-def _check(folder: str, key: str, found: Found, shown: str, reader: Reader) -> Health:
+def _root_above(folder: str) -> str:
+    """Find the outputs root that *folder* belongs to, by its index or its lock; without one, the folder itself."""
+    folder = nearest = os.path.realpath(folder)
+    while nearest != "/":
+        if any(os.path.exists(os.path.join(nearest, name)) for name in (layout.INDEX_NAME, layout.LOCK_NAME)):
+            return nearest
+        nearest = os.path.dirname(nearest)
+    return folder
+
+
+def _check(root: str, key: str, found: Found, shown: str, reader: Reader) -> Health:
     path = found.path_to_read(key)
     if found.problem is not None:
         facts = Facts(problem=Problem.of(*found.problem))
     else:
-        facts = check_folder(folder, path) if found.is_folder else check_file(folder, path, reader)
+        facts = check_folder(root, path) if found.is_folder else check_file(root, path, reader)
     warnings = list(facts.warnings)
     if found.stamp.sidecar is None:
         warnings.append("there is no sidecar")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
+from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK
-from ckpt_indexer.watch.daemon import check_root
 from ckpt_indexer.watch.survey import survey
 
 _MEANINGS = {

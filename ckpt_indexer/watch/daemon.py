@@ -7,7 +7,7 @@ vanishes, the session ends and the next one begins as soon as there is a root; n
 not there. Signals only set a flag and wake the loop.
 
 Writes of the index are paced: the first change after a quiet time is written at once, further ones at most every
-``COMMIT_INTERVAL_S`` and never for more than a tenth of the time, so a burst costs few writes.
+``COMMIT_INTERVAL_S`` and, up to some 100,000 entries, for at most a tenth of the time, so a burst costs few writes.
 
 A *cookie* is a barrier: a file in the root that somebody (``sync``) puts there. When it has been noticed, everything
 written before it has been noticed; it is removed when all of that is in the index.
@@ -26,7 +26,7 @@ import structlog
 from filelock import Timeout
 
 from ckpt_indexer import __version__, layout
-from ckpt_indexer.disk import locked_folder
+from ckpt_indexer.disk import check_root, locked_folder
 from ckpt_indexer.errors import DaemonRunning, IndexTooNew, RootUnusable, StoreError, WatchFailed
 from ckpt_indexer.metadata.entry import utc_text
 from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
@@ -129,23 +129,6 @@ class Daemon:
         return settings
 
 
-def check_root(root: str) -> None:
-    """Refuse a root that cannot be one.
-
-    Raises:
-        RootUnusable: it does not exist, is no folder, or may not be listed or written to.
-
-    """
-    if not os.path.exists(root):
-        raise RootUnusable(root=root, reason="there is no such folder")
-    if not os.path.isdir(root):
-        raise RootUnusable(root=root, reason="it is not a folder")
-    try:
-        os.listdir(root)
-    except OSError as error:
-        raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
-
-
 class _Session:
     """One root, from taking its lock to losing it."""
 
@@ -211,12 +194,10 @@ class _Session:
                     return
                 log.exception("turn_failed")
                 self._account.set("error", "a pass failed; see the log", "it is tried again")
-                self._hints.take(self._observer.next_pause_s())
+                self._hints.pause(self._observer.next_pause_s())
                 self._hints.add(EVERYTHING)
 
     def _begin(self) -> None:
-        for name in self._iter_cookies():  # of those who waited for a daemon that is gone: they ask again
-            self._unlink(name)
         self._indexer.load()
         self._observer.start(is_first=True)
         self._hints.add(EVERYTHING)
@@ -296,7 +277,7 @@ class _Session:
 
     def _finish_turn(self) -> None:
         """Commit if it is time, and answer who waits for it."""
-        is_idle = self._indexer.is_idle
+        is_idle = self._indexer.is_idle and self._indexer.retry_due_s() > 0
         must = is_idle and (bool(self._cookies) or not self._is_ready)
         if must or (self._indexer.is_dirty and time.monotonic() >= self._next_commit):
             self._commit()

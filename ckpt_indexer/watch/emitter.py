@@ -13,7 +13,7 @@ was moved away; holds all events back 0.5 s for every file moved out; and is sil
 | folder moved away | forget its watches and those below; moves are not paired | folder deleted |
 | queue overflow | stop for good: the owner starts a new emitter and looks at everything | ``Blinded`` |
 | root deleted, moved, unmounted | the same | ``Blinded`` |
-| no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``Blinded``, once, with the folder |
+| no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``Blinded``, once for each folder |
 | folder unreadable (EACCES) | go on | ``Blinded``, once for each folder |
 
 Every event only says where to look. The mask leaves out reads (a reader must not wake us), and includes attribute
@@ -77,17 +77,16 @@ class _Folder(NamedTuple):
 class InotifyEmitter(EventEmitter):
     """Watches every folder below ``watch.path``; the emitter's own thread is the only one that touches its state.
 
-    *wanted* is asked for each file's name: events about other names are dropped before they cost anything.
+    *wanted* is asked for each file's folder and name: events about others are dropped before they cost anything.
     """
 
-    def __init__(self, *args: Any, wanted: Callable[[bytes], bool] = lambda _: True, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, wanted: Callable[[bytes, bytes], bool] = lambda *_: True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._wanted = wanted
         self._root = os.fsencode(self.watch.path)
-        self._fd = -1
-        self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._fd = self._stop_read = self._stop_write = -1
         self._closing = threading.Lock()  # a stop may come while the thread ends by itself
-        self._is_closed = False
+        self._is_open = False
         self._path_of: dict[int, bytes] = {}
         self._folders: dict[bytes, _Folder] = {}
         self._unwatched: set[bytes] = set()  # folders that could not be watched, told once each
@@ -111,17 +110,21 @@ class InotifyEmitter(EventEmitter):
         self._fd = fd
         os.set_inheritable(fd, False)
         os.set_blocking(fd, False)
-        if self._watch_folder(self._root, None) is None:
-            number = get_errno()
+        try:
+            if self._watch_folder(self._root, None) is None:
+                number = get_errno()
+                raise OSError(number, os.strerror(number), self.watch.path)
+            self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
             os.close(fd)
-            self._fd = -1
-            raise OSError(number, os.strerror(number), self.watch.path)
+            raise
+        self._is_open = True
         self._watch_below(self._root)
 
     def on_thread_stop(self) -> None:
         """Wake the thread; it closes the descriptor itself, which frees all watches at once."""
         with self._closing:
-            if not self._is_closed:
+            if self._is_open:
                 os.write(self._stop_write, b"x")
 
     def run(self) -> None:
@@ -133,7 +136,7 @@ class InotifyEmitter(EventEmitter):
             # Closing the descriptor drops its watches without one IN_IGNORED each, which in a large tree would
             # overflow the queue anew.
             with self._closing:
-                self._is_closed = True
+                self._is_open = False
                 for fd in (self._fd, self._stop_read, self._stop_write):
                     os.close(fd)
 
@@ -167,10 +170,12 @@ class InotifyEmitter(EventEmitter):
                 if mask & In.IN_UNMOUNT:
                     self._tell(DirDeletedEvent, folder)
             return True
+        if not name:
+            return True  # the watched folder's own attributes: its parent is told of them too, with a name
         path = folder + b"/" + name
         if mask & In.IN_ISDIR:
             self._on_folder(mask, path)
-        elif self._wanted(name):
+        elif self._wanted(folder, name):
             if mask & (In.IN_DELETE | In.IN_MOVED_FROM):
                 self._tell(FileDeletedEvent, path)
             elif mask & In.IN_CLOSE_WRITE:

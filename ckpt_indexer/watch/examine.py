@@ -8,7 +8,6 @@ note in the entry, not the entry. Any number of threads may use it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 CONFIGS_CACHED_MAX = 64  # parsed configurations; the checkpoints of one run are read one after the other
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
+LOOK_AGAIN_S = 0.05
 
 
 class Examined(NamedTuple):
@@ -41,7 +41,7 @@ class Examined(NamedTuple):
 
     entry: Entry
     wrote_sidecar: bool = False
-    is_racy: bool = False  # it changed a moment ago, and may once more without a trace: look again
+    look_again_s: float | None = None  # read it again after so long, whatever its stamp says
     is_gone: bool = False  # it vanished meanwhile; the entry says nothing
 
 
@@ -85,28 +85,42 @@ class Examiner:
         return self._unlink(path)
 
     def _examine_file(self, key: str, found: Found, descriptor: int, *, force: bool) -> Examined:
-        stamp = found.stamp
+        looked_at_ns = time.time_ns()
         before = fingerprint_of(os.fstat(descriptor))
-        found = found._replace(stamp=stamp._replace(fingerprint=before))
+        # Both may be newer than the scan: an earlier examination of this key may have written the sidecar since.
+        stamp = found.stamp._replace(fingerprint=before, sidecar=self._stat_sidecar(key))
+        found = found._replace(stamp=stamp)
         document, ours, invalid = self._document(key, found, descriptor, before, force=force)
         if fingerprint_of(os.fstat(descriptor)) != before:
             problem = Problem.of("unsettled", "it changed while it was read")
             return self._finished(found, bare_entry(key, before, stamp.link_target, problem))
+        if document.indexer is None or document.indexer.config_fingerprint is None:
+            # Its configuration could not be read: the entry must not look as if it had been.
+            found = found._replace(stamp=found.stamp._replace(config=None))
         entry = entry_of(document, key, before, stamp.link_target)
         entry.metadata_problem = invalid
-        is_racy = time.time_ns() - before[1] < RACY_NS
+        is_racy = 0 <= looked_at_ns - before[1] < RACY_NS  # a time in the future says nothing
+        look_again_s = LOOK_AGAIN_S if is_racy else None
         if ours is _CURRENT:
             entry.metadata_file = layout.sidecar_path(key)
-            return self._finished(found, entry, is_racy=is_racy)
-        if entry.status == "corrupt" and ours is _STALE:
+            return self._finished(found, entry, look_again_s=look_again_s)
+        if entry.status == "corrupt" and ours is _STALE and self._write_sidecars:
             self._unlink(layout.sidecar_path(layout.to_path(key)))
             found = found._replace(stamp=found.stamp._replace(sidecar=None))
         wanted = entry.status in ("ok", "unsupported") and self._write_sidecars
         if ours is _FOREIGN:
             entry.metadata_file = layout.sidecar_path(key)
         elif invalid is None and wanted:
-            return self._written(key, found, entry, document, is_racy=is_racy)
-        return self._finished(found, entry, is_racy=is_racy)
+            return self._written(key, found, entry, document, look_again_s=look_again_s)
+        return self._finished(found, entry, look_again_s=look_again_s)
+
+    def _stat_sidecar(self, key: str) -> Fingerprint | None:
+        folder, _, name = layout.sidecar_path(layout.to_path(key)).rpartition("/")
+        try:
+            with opened_folder(self.root, folder) as folder_fd:
+                return _fingerprint_at(folder_fd, name)
+        except OSError:
+            return None
 
     def _document(
         self, key: str, found: Found, descriptor: int, fingerprint: Fingerprint, *, force: bool
@@ -126,11 +140,13 @@ class Examiner:
             whose = _STALE
         elif written is not None:
             is_older = stamp.sidecar is not None and stamp.sidecar[1] < fingerprint[1]
-            whose = _STALE if is_older else _FOREIGN
+            whose = _OUTDATED if is_older else _FOREIGN
         facts = self._reader().read_checkpoint(descriptor)
         document = compose(key=key, link_target=stamp.link_target, fingerprint=fingerprint, facts=facts, config=config)
         if whose is _FOREIGN and written is not None:
             document = overlay(document, written)
+        elif document == written:
+            whose = _CURRENT  # it was looked at again, and nothing is new
         return document, whose, invalid
 
     def _examine_folder(self, key: str, found: Found) -> Examined:
@@ -144,15 +160,17 @@ class Examiner:
         )
         return self._finished(found, entry_of(document, key, stamp.fingerprint, stamp.link_target))
 
-    def _finished(self, found: Found, entry: Entry, *, is_racy: bool = False) -> Examined:
+    def _finished(self, found: Found, entry: Entry, *, look_again_s: float | None = None) -> Examined:
         """Put into the entry what its stamp is made of, so that the next scan finds it equal."""
         stamp = found.stamp
         entry.metadata_fingerprint = stamp.sidecar
         if stamp.config is not None:
             entry.config_path, entry.config_fingerprint = stamp.config
-        return Examined(entry, is_racy=is_racy)
+        return Examined(entry, look_again_s=look_again_s)
 
-    def _written(self, key: str, found: Found, entry: Entry, document: Document, *, is_racy: bool) -> Examined:
+    def _written(
+        self, key: str, found: Found, entry: Entry, document: Document, *, look_again_s: float | None
+    ) -> Examined:
         folder, _, name = layout.sidecar_path(layout.to_path(key)).rpartition("/")
         stamp = found.stamp
         wrote = False
@@ -160,15 +178,18 @@ class Examiner:
             if len(os.fsencode(name)) > layout.NAME_BYTES_MAX:
                 raise OSError(errno.ENAMETOOLONG, "the checkpoint's name leaves no room for the sidecar's")
             with opened_folder(self.root, folder) as folder_fd:
-                if not _still_there(folder_fd, layout.to_path(key).rpartition("/")[2]):
+                if _fingerprint_at(folder_fd, layout.to_path(key).rpartition("/")[2]) is None:
                     return Examined(entry, is_gone=True)
+                if _fingerprint_at(folder_fd, name) != stamp.sidecar:
+                    # Somebody (a training callback) wrote it while we read: look again, and take theirs.
+                    return self._finished(found, entry, look_again_s=0.0)
                 # Not durable: after a power cut a lost or empty sidecar is made again from the checkpoint.
                 sidecar = replace_file(folder_fd, name, encode_sidecar(document), durable=False)
             stamp, wrote = stamp._replace(sidecar=sidecar), True
             entry.metadata_file = layout.sidecar_path(key)
         except OSError as error:
             entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
-        examined = self._finished(found._replace(stamp=stamp), entry, is_racy=is_racy)
+        examined = self._finished(found._replace(stamp=stamp), entry, look_again_s=look_again_s)
         return examined._replace(wrote_sidecar=wrote)
 
     def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
@@ -196,10 +217,12 @@ class Examiner:
         with self._lock:
             content = self._configs.get(config)
         if content is None:
-            content = {}
-            with contextlib.suppress(OSError), opened_file(self.root, layout.to_path(key)) as descriptor:
-                document = self._reader().read_yaml(descriptor).document
-                content = document if isinstance(document, dict) else {}
+            try:
+                with opened_file(self.root, layout.to_path(key)) as descriptor:
+                    loaded = self._reader().read_yaml(descriptor)
+            except OSError:
+                return None  # not remembered: the entry then differs from its stamp, and is made again
+            content = loaded.document if isinstance(loaded.document, dict) else {}
             with self._lock:
                 self._configs[config] = content
                 while len(self._configs) > CONFIGS_CACHED_MAX:
@@ -225,13 +248,14 @@ class Examiner:
         return True
 
 
-_ABSENT, _STALE, _CURRENT, _FOREIGN = "absent", "stale", "current", "foreign"  # whose the sidecar on disk is
+# Whose the sidecar on disk is: nobody's, ours but about other content, ours, another program's, another's but older
+# than the checkpoint.
+_ABSENT, _STALE, _CURRENT, _FOREIGN, _OUTDATED = "absent", "stale", "current", "foreign", "outdated"
 
 
-def _still_there(folder_fd: int, name: str) -> bool:
-    """Say whether the checkpoint is still beside its sidecar-to-be: it may have been deleted while it was read."""
+def _fingerprint_at(folder_fd: int, name: str) -> Fingerprint | None:
+    """Fingerprint what stands at *name* now, a link itself and not its target; ``None`` if nothing does."""
     try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        return fingerprint_of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
     except FileNotFoundError:
-        return False
-    return True
+        return None

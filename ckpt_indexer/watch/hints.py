@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 
-from ckpt_indexer.layout import COOKIE_PREFIX
+from ckpt_indexer.layout import COOKIE_PREFIX, is_checkpoint
 
 HINTS_MAX = 8_192  # paths; a pass over everything costs about as much as looking at so many one by one
 EVERYTHING = ""
@@ -39,6 +39,11 @@ class Hints:
             self._interrupted = True
             self._woken.notify()
 
+    def pause(self, seconds: float) -> None:
+        """Wait, whatever hints come; an interrupt ends it, and is left for the next ``take``."""
+        with self._woken:
+            self._woken.wait_for(lambda: self._interrupted, seconds)
+
     def take(self, timeout_s: float) -> set[str]:
         """Take all hints, after waiting up to *timeout_s* for the first."""
         with self._woken:
@@ -51,4 +56,4 @@ class Hints:
 
 def is_cookie(path: str) -> bool:
     """Say whether *path* is a barrier's cookie: a file in the root that only wants to be noticed."""
-    return path.startswith(COOKIE_PREFIX)
+    return path.startswith(COOKIE_PREFIX) and "/" not in path and not is_checkpoint(path)

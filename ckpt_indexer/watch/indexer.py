@@ -8,7 +8,9 @@ A checkpoint that fails costs its own entry only; an error of the store goes to 
 from __future__ import annotations
 
 import concurrent.futures as cf
+import posixpath
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import structlog
@@ -20,7 +22,7 @@ from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.model import Entry, Problem
 from ckpt_indexer.watch.examine import Examined, Examiner
-from ckpt_indexer.watch.reconcile import places_linked_to, reconcile
+from ckpt_indexer.watch.reconcile import Scope, places_linked_to, reconcile
 from ckpt_indexer.watch.scan import Found, Stamp, scan, stamp_of
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 IN_FLIGHT_PER_WORKER = 2  # one being read, one waiting: the worker process never idles
 RETRY_FIRST_S = {"incomplete": 0.25, "unreadable": 5.0, "sidecar": 5.0}
 RETRY_LAST_S = {"incomplete": 60.0, "unreadable": 600.0, "sidecar": 600.0}
-RETRY_RACY_S = 0.05
 _TRANSIENT = frozenset({"io-error", "permission-denied", "time-limit", "reader-crashed"})
 
 log = structlog.get_logger("ckpt_indexer")
@@ -53,7 +54,7 @@ class Indexer:
         self.store = Store(root, on_set_aside=_log_set_aside)
         self.examiner = Examiner(root, sidecars=sidecars)
         self.known: dict[str, Stamp | None] = {}
-        self.todo: dict[str, Found] = {}
+        self.todo: OrderedDict[str, Found] = OrderedDict()
         self.statuses: dict[str, str] = {}
         self.force = False  # read and write anew what is current
         self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
@@ -62,6 +63,8 @@ class Indexer:
         self._changed: dict[str, Entry] = {}
         self._removed: set[str] = set()
         self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
+        self._suspect: set[str] = set()  # read within the clock's tick of their last change: a sidecar proves nothing
+        self._vanished: set[str] = set()  # being examined, and not found by a look meanwhile
         self._foreign_orphans: set[tuple[str, object]] = set()
         self._remove_orphans = remove_orphans
         self._pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="examine")
@@ -101,8 +104,8 @@ class Indexer:
             self._note(codec.decode_entry(raw))
         return True
 
-    def look(self, places: Collection[str] = ("",)) -> Snapshot:
-        """Scan *places* and plan what follows from it.
+    def look(self, places: Collection[str] = ("",), *, forget: bool = True) -> Snapshot:
+        """Scan *places* and plan what follows from it; without *forget* no entry is taken out.
 
         Raises:
             OSError: the root cannot be listed.
@@ -113,8 +116,14 @@ class Indexer:
         snapshot = scan(self.root, places)
         plan = reconcile(snapshot, self.known, places)
         self.todo.update(plan.read)
-        for key in plan.remove:
+        for key in plan.remove if forget else ():
             self._forget(key)
+        scope, unseen = Scope(places), Scope(snapshot.unseen)
+        for key in self._in_flight.values():
+            if key in snapshot.found:
+                self._vanished.discard(key)
+            elif scope.covers(path := layout.to_path(key)) and not unseen.covers(path):
+                self._vanished.add(key)
         if self._remove_orphans:
             for key, fingerprint in plan.orphans.items():
                 if (key, fingerprint) in self._foreign_orphans:
@@ -140,10 +149,11 @@ class Indexer:
         """Carry out what is planned, for about *seconds*."""
         deadline = time.monotonic() + seconds
         while self.todo or self._in_flight:
-            while self.todo and len(self._in_flight) < self._in_flight_max:
-                key = next(iter(self.todo))
-                found = self.todo.pop(key)
-                self._in_flight[self._pool.submit(self.examiner.examine, key, found, force=self.force)] = key
+            while len(self._in_flight) < self._in_flight_max and (key := self._next_key()) is not None:
+                force = self.force or key in self._suspect
+                self._suspect.discard(key)
+                future = self._pool.submit(self.examiner.examine, key, self.todo.pop(key), force=force)
+                self._in_flight[future] = key
             left = deadline - time.monotonic()
             done, _ = cf.wait(self._in_flight, max(0.0, left) if seconds != float("inf") else None, cf.FIRST_COMPLETED)
             for future in done:
@@ -189,6 +199,11 @@ class Indexer:
             counts[status] = counts.get(status, 0) + 1
         return dict(sorted(counts.items()))
 
+    def _next_key(self) -> str | None:
+        """Choose what to examine next; not what is being examined: the two could finish in the wrong order."""
+        busy = self._in_flight.values()
+        return next((key for key in self.todo if key not in busy), None)
+
     def _finish(self, key: str, future: cf.Future[Examined]) -> None:
         try:
             examined = future.result()
@@ -198,7 +213,8 @@ class Indexer:
             problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
             examined = Examined(bare_entry(key, (0, 0, 0), None, problem))
         entry = examined.entry
-        if examined.is_gone:
+        if examined.is_gone or key in self._vanished:
+            self._vanished.discard(key)
             if key not in self.todo:
                 self._forget(key)
             return
@@ -207,34 +223,44 @@ class Indexer:
         is_changed = previous is None or not codec.same_content(entry, previous)
         if is_changed or key in self._changed:
             self._changed[key] = entry
-        self._note(entry, is_racy=examined.is_racy)
+        self._note(entry, look_again_s=examined.look_again_s)
         log.debug("checkpoint_indexed", key=key, status=entry.status)
         if self.on_examined is not None:
             self.on_examined(examined, is_changed or examined.wrote_sidecar)
 
-    def _note(self, entry: Entry, *, is_racy: bool = False) -> None:
+    def _note(self, entry: Entry, *, look_again_s: float | None = None) -> None:
         """Remember what the entry was made from, and whether to look again."""
         key = entry.path
         self.known[key] = stamp_of(entry)
         self.statuses[key] = entry.status
         if entry.link_target is not None:
-            self._links[key] = entry.link_target
+            self._links[key] = _link_leads_to(entry)
         else:
             self._links.pop(key, None)
         kind = _retry_kind(entry)
         if kind is not None:
             delay = min(self._retries[key][1] * 2, RETRY_LAST_S[kind]) if key in self._retries else RETRY_FIRST_S[kind]
             self._retries[key] = (time.monotonic() + delay, delay)
-        elif is_racy:
-            self._retries[key] = (time.monotonic() + RETRY_RACY_S, RETRY_RACY_S)
+        elif look_again_s is not None:
+            self._suspect.add(key)
+            self._retries[key] = (time.monotonic() + look_again_s, look_again_s)
         else:
             self._retries.pop(key, None)
 
     def _forget(self, key: str) -> None:
         for table in (self.known, self.todo, self._links, self._changed, self._retries, self.statuses):
             table.pop(key, None)
+        self._suspect.discard(key)
         if key in self.store.entries:
             self._removed.add(key)
+
+
+def _link_leads_to(entry: Entry) -> str:
+    """Name the key at which a link's target is, or would be if it were there."""
+    target = entry.link_target or ""
+    if entry.problem is None:
+        return target
+    return posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), target))
 
 
 def _retry_kind(entry: Entry) -> str | None:

@@ -106,7 +106,7 @@ class TreeObserver:
         state.overflows += reason == "overflow"
         log.warning("watch_lost", reason=reason, rebuilds=state.rebuilds)
         self.stop()
-        self._hints.take(self.next_pause_s())
+        self._hints.pause(self.next_pause_s())
         self._account.clear("watches")
         self._account.clear("network")
         self.start()
@@ -200,6 +200,8 @@ class TreeObserver:
             self._test_cookie, self._test_deadline = name, now + SELF_TEST_TIMEOUT_S
 
     def _note_out_of_watches(self, place: str) -> None:
+        if self._account.has("watches"):
+            return
         self._watch_limit = _watch_limit()
         folders = sum(1 for _ in os.walk(self._real_root))
         self._account.set(
@@ -236,18 +238,26 @@ class _Handler(FileSystemEventHandler):
             self._owner.add_hint(subject)
 
 
-def _is_wanted(name: bytes) -> bool:
-    """Say whether a file of this name can matter: called for every event, so it only compares ends."""
-    return name.endswith(_WANTED_ENDS) or name.startswith(_WANTED_STARTS) or name in (_INDEX, _CONFIG)
+def _is_wanted(folder: bytes, name: bytes) -> bool:
+    """Say whether a file can matter: called for every event, so it only compares ends.
+
+    In a checkpoint that is a folder every file does.
+    """
+    return (
+        name.endswith(_WANTED_ENDS)
+        or name.startswith(_COOKIE)
+        or name in (_INDEX, _CONFIG)
+        or _INSIDE in folder
+        or folder.endswith(_WANTED_ENDS[0])
+    )
 
 
-_SHARD_ENDS = (".pt", ".distcp", ".metadata")  # inside a checkpoint that is a folder
-_SHARD_STARTS = ("latest",)
-_WANTED_ENDS = tuple(
-    map(os.fsencode, (layout.CHECKPOINT_SUFFIX, layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX, *_SHARD_ENDS))
+_WANTED_ENDS = (
+    os.fsencode(layout.CHECKPOINT_SUFFIX),
+    os.fsencode(layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX),
 )
-_WANTED_STARTS = tuple(map(os.fsencode, (layout.COOKIE_PREFIX, *_SHARD_STARTS)))
-_INDEX, _CONFIG = os.fsencode(layout.INDEX_NAME), os.fsencode(layout.CONFIG_NAME)
+_INSIDE = os.fsencode(layout.CHECKPOINT_SUFFIX + "/")
+_COOKIE, _INDEX, _CONFIG = map(os.fsencode, (layout.COOKIE_PREFIX, layout.INDEX_NAME, layout.CONFIG_NAME))
 
 
 def _watch_limit() -> int:

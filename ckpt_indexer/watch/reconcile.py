@@ -33,9 +33,12 @@ def reconcile(snapshot: Snapshot, known: Mapping[str, Stamp | None], places: Col
     """
     read = {key: found for key, found in snapshot.found.items() if known.get(key) != found.stamp}
     scope, unseen = Scope(places), Scope(snapshot.unseen)
+    # Places that are checkpoints, the rule while events come, can only take out themselves: no walk over all entries.
+    own = [layout.to_key(place) for place in places]
+    candidates = [k for k in own if k in known] if all(map(layout.is_checkpoint, places)) else known
     remove = [
         key
-        for key in known
+        for key in candidates
         if key not in snapshot.found and scope.covers(path := layout.to_path(key)) and not unseen.covers(path)
     ]
     return Plan(read, remove, dict(snapshot.orphans))

@@ -136,13 +136,13 @@ class _Walk:
                     for entry in entries:
                         name = entry.name
                         if layout.is_checkpoint(name):
-                            checkpoints.append((name, entry.stat(follow_symlinks=False)))
+                            if (status := _lstat(entry)) is not None:
+                                checkpoints.append((name, status))
                         elif entry.is_dir(follow_symlinks=False):
                             inner.append(name)
                         elif name.endswith(_SIDECAR_END):
-                            sidecars[name.removesuffix(layout.SIDECAR_SUFFIX)] = fingerprint_of(
-                                entry.stat(follow_symlinks=False)
-                            )
+                            if (status := _lstat(entry)) is not None:
+                                sidecars[name.removesuffix(layout.SIDECAR_SUFFIX)] = fingerprint_of(status)
                         elif name == layout.CONFIG_NAME:
                             config = self._config_at(prefix + name) or config
                         elif layout.is_temporary(name):
@@ -216,7 +216,9 @@ class _Walk:
                 with os.scandir(os.path.join(self.root, folder)) as entries:
                     for entry in entries:
                         count += 1
-                        inner = entry.stat(follow_symlinks=False)
+                        inner = _lstat(entry)
+                        if inner is None:
+                            continue
                         newest = max(newest, inner.st_mtime_ns)
                         if stat.S_ISDIR(inner.st_mode):
                             waiting.append(f"{folder}/{entry.name}")
@@ -259,6 +261,14 @@ class _Walk:
 
 
 _SIDECAR_END = layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX
+
+
+def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Stat one entry of a listing; ``None`` if it is gone since: it alone, not its folder."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def _readable_link(full: str) -> str | None:

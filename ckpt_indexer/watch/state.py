@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from ckpt_indexer import layout
-from ckpt_indexer.disk import opened_folder, replace_file
+from ckpt_indexer.disk import opened_file, opened_folder, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,8 +101,8 @@ def write_state(root: str, state: DaemonState) -> None:
 def read_state(root: str) -> DaemonState | None:
     """Read the state; ``None`` where there is none that can be read."""
     try:
-        with open(os.path.join(root, layout.DAEMON_STATE_NAME), "rb") as file:
-            return msgspec.json.decode(file.read(_STATE_MAX), type=DaemonState)
+        with opened_file(root, layout.DAEMON_STATE_NAME) as fd:
+            return msgspec.json.decode(os.read(fd, _STATE_MAX), type=DaemonState)
     except (OSError, msgspec.MsgspecError):
         return None
 
