@@ -63,7 +63,9 @@ class Examiner:
 
     def examine(self, key: str, found: Found, *, force: bool = False) -> Examined:
         """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too."""
-        stamp = found.stamp
+        # Newer than the scan's: an earlier examination of this key may have written the sidecar since.
+        stamp = found.stamp._replace(sidecar=self._stat_sidecar(key))
+        found = found._replace(stamp=stamp)
         if found.problem is not None:
             problem = Problem.of(*found.problem)
             return self._finished(found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
@@ -87,8 +89,7 @@ class Examiner:
     def _examine_file(self, key: str, found: Found, descriptor: int, *, force: bool) -> Examined:
         looked_at_ns = time.time_ns()
         before = fingerprint_of(os.fstat(descriptor))
-        # Both may be newer than the scan: an earlier examination of this key may have written the sidecar since.
-        stamp = found.stamp._replace(fingerprint=before, sidecar=self._stat_sidecar(key))
+        stamp = found.stamp._replace(fingerprint=before)
         found = found._replace(stamp=stamp)
         document, ours, invalid = self._document(key, found, descriptor, before, force=force)
         if fingerprint_of(os.fstat(descriptor)) != before:
