@@ -131,8 +131,8 @@ def ancestors(path: str) -> list[str]:
     (['a/b', 'a', ''], [''])
     """
     found = []
-    while path.strip("/"):
-        path = posixpath.dirname(path)
+    while path:
+        path = posixpath.dirname(path).rstrip("/")
         found.append(path)
     return found
 

@@ -38,8 +38,8 @@ class Listed(msgspec.Struct):
 
     experiment: str
     name: str
-    status: str
     mtime: str
+    status: str = "ok"  # as in an entry: one that was made by hand may lack it
     metadata_file: str | None = None
 
 
@@ -61,6 +61,7 @@ def decode_index(data: bytes, path: str) -> Index:
 
     """
     try:
+        data.decode()  # what is kept encoded is not looked into, and would be written again as it is
         document = _document_decoder.decode(data)
         version = msgspec.json.decode(document["version"], type=str)
         if version.partition(".")[0] != _MAJOR:

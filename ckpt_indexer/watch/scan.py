@@ -138,11 +138,14 @@ class _Walk:
                         if layout.is_checkpoint(name):
                             if (status := _lstat(entry)) is not None:
                                 checkpoints.append((name, status))
-                        elif entry.is_dir(follow_symlinks=False):
-                            inner.append(name)
                         elif name.endswith(_SIDECAR_END):
+                            # A folder of that name, too: it stands in the way of the sidecar, and is no other stamp.
                             if (status := _lstat(entry)) is not None:
                                 sidecars[name.removesuffix(layout.SIDECAR_SUFFIX)] = fingerprint_of(status)
+                                if stat.S_ISDIR(status.st_mode):
+                                    inner.append(name)
+                        elif entry.is_dir(follow_symlinks=False):
+                            inner.append(name)
                         elif name == layout.CONFIG_NAME:
                             config = self._config_at(prefix + name) or config
                         elif layout.is_temporary(name):

@@ -110,7 +110,9 @@ def read_state(root: str) -> DaemonState | None:
 def is_daemon_alive(root: str) -> bool:
     """Say whether a daemon holds its lock on *root* now."""
     try:
-        fd = os.open(os.path.join(root, layout.DAEMON_LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(
+            os.path.join(root, layout.DAEMON_LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
     except OSError:
         return False
     try:
