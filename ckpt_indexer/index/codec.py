@@ -38,8 +38,8 @@ class Listed(msgspec.Struct):
 
     experiment: str
     name: str
-    mtime: str
     status: str = "ok"  # as in an entry: one that was made by hand may lack it
+    mtime: str = ""
     metadata_file: str | None = None
 
 

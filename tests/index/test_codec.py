@@ -176,7 +176,7 @@ def test_an_entry_is_the_same_whenever_it_was_indexed() -> None:
         (b'{"version": 1}', "Expected `str`"),
         (b'{"version": "1.0", "entries": []}', "object"),
         (b'{"version": "1.0", "generation": "many"}', "Expected `int`"),
-        (b"\xff\xfe", "malformed"),
+        (b"\xff\xfe", "codec can't decode"),
         (b'{"version": "1.0"} trailing', "trailing"),
         (b"\x00" * 100, "malformed"),
     ],
