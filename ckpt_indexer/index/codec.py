@@ -6,8 +6,6 @@ newer version wrote into them is kept.
 
 from __future__ import annotations
 
-import posixpath
-
 import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
@@ -127,12 +125,3 @@ def encode_listing(entries: list[Listed]) -> msgspec.Raw | None:
         last_modified=max(entry.mtime for entry in usable),
     )
     return msgspec.Raw(_encoder.encode(listing))
-
-
-def legacy_path(experiment: str, name: str) -> str:
-    """Apply the first index's path rule, as its consumers do: gives the key.
-
-    >>> legacy_path("a/b", "../x.ckpt"), legacy_path(".", "y.ckpt")
-    ('a/b/x.ckpt', 'checkpoints/y.ckpt')
-    """
-    return posixpath.normpath(posixpath.join(experiment, "checkpoints", name))

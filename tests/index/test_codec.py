@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from typing import Any
 
 import msgspec
@@ -19,7 +20,6 @@ from ckpt_indexer.index.codec import (
     encode_entry,
     encode_index,
     encode_listing,
-    legacy_path,
     same_content,
 )
 from ckpt_indexer.layout import place_of
@@ -114,7 +114,7 @@ def test_an_entry_that_is_written_is_read_the_same(of: Entry) -> None:
 @given(entries.keys)
 def test_the_path_rule_of_the_first_index_gives_the_key(key: str) -> None:
     place = place_of(key)
-    assert legacy_path(place.experiment, place.name) == key
+    assert posixpath.normpath(posixpath.join(place.experiment, "checkpoints", place.name)) == key
 
 
 @given(st.lists(entries.entries, max_size=6, unique_by=lambda e: e.path))
