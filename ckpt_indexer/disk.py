@@ -15,7 +15,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout, lock_descriptor
 
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LOCK_POLL_S = 0.005  # a commit takes milliseconds
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_LOCK_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotRegularFile(OSError):
@@ -108,27 +109,57 @@ def opened_at(folder_fd: int, name: str) -> Iterator[int]:
 def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: float) -> Iterator[int]:
     """Give a descriptor of *root* while holding the lock file *lock_name* in it.
 
-    The lock is taken through the descriptor: ``filelock`` makes the folder of a lock that has none, and a root that is
-    not there (renamed, not mounted) must never be made. What is done through the descriptor happens in the folder that
-    was locked, whatever its path means by then.
+    The lock is made and taken through the descriptor, never through a path: ``FileLock`` resolves its path and makes
+    the folder of a lock that has none, and a root that is not there (renamed, removed, not mounted) must never be made.
+    What is done through the descriptor happens in the folder that was locked, whatever its path means by then.
+
+    Closing the lock's descriptor is what frees it: no unlock that can fail (on network file systems) and leave this
+    process locked out by itself. It contends with every ``FileLock`` of that file.
 
     Raises:
         filelock.Timeout: somebody else holds the lock.
-        OSError: the root is not there, or the lock file cannot be written.
+        OSError: the root is not there, the lock file cannot be written, or this file system has no locks.
 
     """
+    deadline = time.monotonic() + timeout_s
+    path = os.path.join(root, lock_name)
     with opened_folder(root, "") as fd:
-        lock = FileLock(f"/proc/self/fd/{fd}/{lock_name}", timeout=timeout_s, mode=0o666)
         try:
-            lock.acquire(poll_interval=LOCK_POLL_S)
+            while (lock := _locked_at(fd, lock_name)) is None:
+                if time.monotonic() >= deadline:
+                    raise Timeout(path)
+                time.sleep(LOCK_POLL_S)
         except Timeout:
             raise
         except OSError as error:
-            raise OSError(error.errno, error.strerror, os.path.join(root, lock_name)) from error
+            raise OSError(error.errno, error.strerror, path) from error
         try:
             yield fd
         finally:
-            lock.release()
+            with contextlib.suppress(OSError):  # freed all the same, and nothing was written through it
+                os.close(lock)
+
+
+def _locked_at(folder_fd: int, name: str) -> int | None:
+    """Give a descriptor of the lock file, locked; ``None`` if somebody else has the lock or just removed the file."""
+    try:
+        lock = os.open(name, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder_fd)
+    except FileExistsError:
+        try:
+            lock = os.open(name, _LOCK_FLAGS, dir_fd=folder_fd)
+        except FileNotFoundError:
+            return None
+    else:
+        with contextlib.suppress(OSError):
+            os.fchmod(lock, 0o666)  # whatever the umask: other users' writers have to lock it too
+    try:
+        if lock_descriptor(lock, blocking=False) and os.fstat(lock).st_nlink > 0:
+            return lock
+    except BaseException:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
 
 
 def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True) -> Fingerprint:

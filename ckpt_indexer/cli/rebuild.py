@@ -126,7 +126,7 @@ def _work(indexer: Indexer, tally: _Tally, *, show_bar: bool) -> None:
             if time.monotonic() - committed > COMMIT_INTERVAL_S:
                 indexer.commit()
                 committed = time.monotonic()
-    indexer.commit()
+    indexer.finish()
 
 
 def _dry_run(root: str, *, force: bool, missing_only: bool, as_json: bool, quiet: bool, started: float) -> None:

@@ -50,8 +50,7 @@ def _pass(root: str) -> None:
     with Indexer(root) as indexer:
         indexer.load()
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
 
 
 def sync(root: str, *, timeout_s: float) -> bool:

@@ -3,6 +3,8 @@
 Promises:
 - One writer at a time: ``commit`` holds ``.checkpoint_index.lock`` from reading the current index until the new one
   stands. Nobody's entries are lost, whoever else writes (daemon, ``rebuild``, a training callback).
+- Nobody's newer knowledge is replaced by older: what another writer changed since this store last looked is not written
+  over but named as *contested*, and whoever commits looks at the disk again.
 - A lock dies with its holder (``flock``): a killed writer blocks nobody.
 - A reader needs no lock: the file is replaced by rename, after its bytes were synced, and the folder is synced before
   ``commit`` returns. After a power cut there is the old index or the new one.
@@ -20,7 +22,7 @@ import datetime as dt
 import itertools
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from filelock import Timeout
@@ -40,6 +42,13 @@ LOCK_TIMEOUT_S = 10.0  # a commit takes milliseconds; longer means a stuck write
 SET_ASIDE_INFIX = ".corrupt-"
 
 _listed_decoder = msgspec.json.Decoder(Listed)
+
+
+class Outcome(NamedTuple):
+    """What a commit did."""
+
+    changed: list[str]  # keys whose entries really changed or went
+    contested: set[str]  # keys that another writer changed since the store last looked: nothing was written for them
 
 
 class Store:
@@ -66,20 +75,20 @@ class Store:
         """The entries as last read or written, encoded."""
         return self._index.entries
 
-    def load(self) -> None:
-        """Read the index if the file changed since. A missing index is an empty one.
+    def load(self) -> set[str]:
+        """Read the index if the file changed since; gives the contested keys. A missing index is an empty one.
 
         Raises:
             IndexTooNew: a newer major version wrote it.
 
         """
         with self._locked() as folder:
-            self._load(folder)
+            return self._load(folder)
 
-    def commit(self, changed: Iterable[Entry], removed: Iterable[str] = ()) -> list[str]:
+    def commit(self, changed: Iterable[Entry], removed: Iterable[str] = ()) -> Outcome:
         """Put entries in, take keys out, and write the index once, or not at all if it says all that already.
 
-        Gives the keys whose entries really changed. The entries' ``generation`` and ``indexed_at`` are set here.
+        The entries' ``generation`` and ``indexed_at`` are set here.
 
         Raises:
             IndexLocked: another writer kept the lock for ``LOCK_TIMEOUT_S``; nothing changed.
@@ -90,7 +99,7 @@ class Store:
         # Read after locking: a copy read earlier may predate another writer's commit, and saving it back would drop
         # that writer's entries.
         with self._locked() as folder:
-            self._load(folder)
+            contested = self._load(folder)
             now = _now()
             entries = self._index.entries
             generation = self._index.generation + 1
@@ -98,14 +107,16 @@ class Store:
             for entry in changed:
                 previous = entries.get(entry.path)
                 if previous is not None and codec.same_content(entry, previous):
+                    contested.discard(entry.path)
+                    continue
+                if entry.path in contested:
                     continue
                 stamped = msgspec.structs.replace(entry, generation=generation, indexed_at=now)
                 new[entry.path] = codec.encode_entry(stamped, previous)
-            new.update((key, None) for key in removed if key in entries)
-            if not new and self._fingerprint is not None:
-                return []
-            self._write(folder, new, generation, now)
-            return list(new)
+            new.update((key, None) for key in removed if key in entries and key not in contested)
+            if new or self._fingerprint is None:
+                self._write(folder, new, generation, now)
+            return Outcome(list(new), contested)
 
     def _write(self, folder: int, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
         before = {key: self._index.entries.get(key) for key in new}
@@ -146,7 +157,16 @@ class Store:
             if not members:
                 del self._members[experiment]
 
-    def _load(self, folder: int) -> None:
+    def _load(self, folder: int) -> set[str]:
+        """Read the index if it changed; gives the keys whose entries others changed since this store last looked."""
+        before, loads = self._index.entries, self.loads
+        self._read(folder)
+        if not loads or loads == self.loads:
+            return set()
+        now = self._index.entries
+        return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+
+    def _read(self, folder: int) -> None:
         try:
             with opened_at(folder, layout.INDEX_NAME) as file:
                 fingerprint = fingerprint_of(os.fstat(file))
@@ -166,7 +186,7 @@ class Store:
             self._replace(index, fingerprint)
 
     def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
-        entries, index.entries = index.entries, {}
+        entries, index.entries = index.entries, {}  # a new one: `_load` compares it with the old
         self._index, self._listed, self._members, self._listings = index, {}, {}, {}
         usable: dict[str, msgspec.Raw | None] = {}
         for key, raw in entries.items():

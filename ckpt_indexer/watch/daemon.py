@@ -281,7 +281,7 @@ class _Session:
         must = is_idle and (bool(self._cookies) or not self._is_ready)
         if must or (self._indexer.is_dirty and time.monotonic() >= self._next_commit):
             self._commit()
-        if not is_idle or self._indexer.is_dirty:
+        if not (is_idle and self._indexer.is_idle) or self._indexer.is_dirty:
             return
         for cookie in self._cookies:
             self._unlink(cookie)

@@ -64,7 +64,7 @@ class Indexer:
         self._removed: set[str] = set()
         self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
         self._suspect: set[str] = set()  # read within the clock's tick of their last change: a sidecar proves nothing
-        self._vanished: set[str] = set()  # being examined, and not found by a look meanwhile
+        self._outdated: set[str] = set()  # being examined, and what comes of it counts no more
         self._foreign_orphans: set[tuple[str, object]] = set()
         self._remove_orphans = remove_orphans
         self._pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="examine")
@@ -95,13 +95,14 @@ class Indexer:
             IndexTooNew: a newer major version wrote the index.
 
         """
-        self.store.load()
+        contested = self.store.load()
         if self.store.loads == self._loads:
             return False
         self._loads = self.store.loads
         self.known, self._links, self.statuses = {}, {}, {}
         for raw in self.store.entries.values():
             self._note(codec.decode_entry(raw))
+        self._doubt(contested)
         return True
 
     def look(self, places: Collection[str] = ("",), *, forget: bool = True) -> Snapshot:
@@ -120,10 +121,9 @@ class Indexer:
             self._forget(key)
         scope, unseen = Scope(places), Scope(snapshot.unseen)
         for key in self._in_flight.values():
-            if key in snapshot.found:
-                self._vanished.discard(key)
-            elif scope.covers(path := layout.to_path(key)) and not unseen.covers(path):
-                self._vanished.add(key)
+            path = layout.to_path(key)
+            if key not in snapshot.found and scope.covers(path) and not unseen.covers(path):
+                self._outdated.add(key)
         if self._remove_orphans:
             for key, fingerprint in plan.orphans.items():
                 if (key, fingerprint) in self._foreign_orphans:
@@ -162,16 +162,42 @@ class Indexer:
                 return
 
     def commit(self) -> Committed | None:
-        """Write what changed; ``None`` if nothing did.
+        """Write what changed; ``None`` if nothing did. Afterwards there may be more to do: see ``is_idle``.
 
         Raises:
             IndexLocked, IndexTooNew, OSError: nothing is lost; call again later.
 
         """
         started = time.monotonic()
-        keys = self.store.commit(self._changed.values(), self._removed)
+        keys, contested = self.store.commit(self._changed.values(), self._removed)
+        seconds = time.monotonic() - started
+        doubtful = self._doubt(contested)
         self._changed, self._removed = {}, set()
-        return Committed(keys, self.store.generation, time.monotonic() - started) if keys else None
+        if doubtful:
+            self.look({layout.to_path(key) for key in doubtful})
+        return Committed(keys, self.store.generation, seconds) if keys else None
+
+    def finish(self) -> None:
+        """Carry out all that is planned and commit it; raises what ``commit`` raises."""
+        while True:
+            self.work()
+            self.commit()
+            if self.is_idle:  # and no other writer left us in doubt
+                return
+
+    def _doubt(self, contested: set[str]) -> set[str]:
+        """Drop what we found out, or are about to, of checkpoints that another writer knew later; gives their keys.
+
+        Nobody can tell whose look at the disk was the later one: the next look decides.
+        """
+        busy = set(self._in_flight.values())
+        doubtful = contested & (self._changed.keys() | self._removed | busy)
+        self._outdated |= doubtful & busy
+        self._removed -= doubtful
+        for key in doubtful:
+            self._changed.pop(key, None)
+            self.known[key] = None
+        return doubtful
 
     def retry_due_s(self) -> float:
         """Give the seconds until ``take_retries`` has something."""
@@ -213,8 +239,10 @@ class Indexer:
             problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
             examined = Examined(bare_entry(key, (0, 0, 0), None, problem))
         entry = examined.entry
-        if examined.is_gone or key in self._vanished:
-            self._vanished.discard(key)
+        if key in self._outdated:
+            self._outdated.discard(key)
+            return
+        if examined.is_gone:
             if key not in self.todo:
                 self._forget(key)
             return

@@ -467,8 +467,7 @@ for root in sys.argv[1:]:
     with Indexer(root) as indexer:
         indexer.load()
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
 """
 
 

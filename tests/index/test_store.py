@@ -51,7 +51,7 @@ def python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[st
 
 def test_a_commit_is_on_disk_and_its_entries_are_stamped(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    assert store.commit([entry("a/checkpoints/x.ckpt"), entry("y.ckpt", status="corrupt")]) == [
+    assert store.commit([entry("a/checkpoints/x.ckpt"), entry("y.ckpt", status="corrupt")]).changed == [
         "a/checkpoints/x.ckpt", "y.ckpt",
     ]  # fmt: skip
     written = document(tmp_path)
@@ -66,7 +66,7 @@ def test_a_commit_is_on_disk_and_its_entries_are_stamped(tmp_path: Path) -> None
 def test_only_what_changed_gets_a_new_generation(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.commit([entry("x.ckpt"), entry("y.ckpt")])
-    assert store.commit([entry("x.ckpt"), entry("y.ckpt", epoch=1)]) == ["y.ckpt"]
+    assert store.commit([entry("x.ckpt"), entry("y.ckpt", epoch=1)]).changed == ["y.ckpt"]
     assert {key: value["generation"] for key, value in document(tmp_path)["entries"].items()} == {
         "x.ckpt": 1, "y.ckpt": 2,
     }  # fmt: skip
@@ -76,14 +76,14 @@ def test_what_changes_nothing_writes_nothing(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.commit([entry("x.ckpt")])
     before = index_of(tmp_path).stat()
-    assert store.commit([entry("x.ckpt")], ["gone.ckpt"]) == []
-    assert Store(str(tmp_path)).commit([entry("x.ckpt")]) == []
+    assert store.commit([entry("x.ckpt")], ["gone.ckpt"]).changed == []
+    assert Store(str(tmp_path)).commit([entry("x.ckpt")]).changed == []
     after = index_of(tmp_path).stat()
     assert (after.st_ino, after.st_mtime_ns, store.generation) == (before.st_ino, before.st_mtime_ns, 1)
 
 
 def test_the_first_commit_writes_an_index_even_if_there_is_nothing_to_say(tmp_path: Path) -> None:
-    assert Store(str(tmp_path)).commit([]) == []
+    assert Store(str(tmp_path)).commit([]).changed == []
     assert document(tmp_path)["entries"] == {}
 
 
@@ -161,7 +161,7 @@ def test_a_writer_killed_with_the_lock_in_its_hand_blocks_nobody(
     assert holder.wait(60) == -signal.SIGKILL
     holder.stdin.close()
     holder.stdout.close()
-    assert Store(str(tmp_path)).commit([entry("y.ckpt")]) == ["y.ckpt"]
+    assert Store(str(tmp_path)).commit([entry("y.ckpt")]).changed == ["y.ckpt"]
     assert list(document(tmp_path)["entries"]) == ["before.ckpt", "y.ckpt"]
 
 
@@ -174,7 +174,7 @@ def test_what_is_no_index_is_set_aside_whole(tmp_path: Path, content: bytes) -> 
     index_of(tmp_path).write_bytes(content)
     told: list[tuple[str, str]] = []
     store = Store(str(tmp_path), on_set_aside=lambda name, reason: told.append((name, reason)))
-    assert store.commit([entry("x.ckpt")]) == ["x.ckpt"]
+    assert store.commit([entry("x.ckpt")]).changed == ["x.ckpt"]
     (aside,) = tmp_path.glob(".checkpoint_index.json.corrupt-*")
     assert aside.read_bytes() == content
     assert [name for name, _ in told] == [aside.name]
@@ -212,6 +212,17 @@ def test_an_entry_edited_by_hand_into_something_else_does_not_hide_the_others(tm
     store = Store(str(tmp_path))
     store.load()
     assert list(store.entries) == ["z.ckpt"]
+
+
+def test_what_another_writer_changed_meanwhile_is_contested_and_not_written_over(tmp_path: Path) -> None:
+    store, other = Store(str(tmp_path)), Store(str(tmp_path))
+    store.commit([entry("x.ckpt"), entry("y.ckpt"), entry("z.ckpt"), entry("same.ckpt")])
+    other.commit([entry("x.ckpt", epoch=5), entry("new.ckpt", epoch=5), entry("same.ckpt", epoch=1)], ["y.ckpt"])
+    ours = [entry(f"{name}.ckpt", epoch=1) for name in ("x", "y", "z", "same", "new")]
+    assert store.commit(ours) == (["z.ckpt"], {"x.ckpt", "y.ckpt", "new.ckpt"})
+    found = document(tmp_path)["entries"]
+    assert {k: e["epoch"] for k, e in found.items()} == {"x.ckpt": 5, "new.ckpt": 5, "same.ckpt": 1, "z.ckpt": 1}
+    assert store.commit([], ["x.ckpt"]) == (["x.ckpt"], set())  # now it knows
 
 
 def test_what_a_newer_version_wrote_survives_our_commits(tmp_path: Path) -> None:
@@ -265,7 +276,7 @@ try:
 except OSError as error:
     print(error.strerror, list(store.entries), store.generation)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(len(store.commit([entry(f"{i}.ckpt") for i in range(100)])))
+print(len(store.commit([entry(f"{i}.ckpt") for i in range(100)]).changed))
 """
 
 
@@ -303,7 +314,7 @@ def test_an_index_that_was_deleted_is_an_empty_one(tmp_path: Path) -> None:
     index_of(tmp_path).unlink()
     store.load()
     assert dict(store.entries) == {}
-    assert store.commit([entry("x.ckpt")]) == ["x.ckpt"]
+    assert store.commit([entry("x.ckpt")]).changed == ["x.ckpt"]
 
 
 class TwoStores(RuleBasedStateMachine):
@@ -322,13 +333,15 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule(target=keys, who=st.integers(0, 1), new=entries.entries)
     def put(self, who: int, new: Entry) -> str:
-        self.stores[who].commit([new])
+        while new.path in self.stores[who].commit([new]).contested:
+            pass  # the other one wrote it last; now this one knows
         self.expected[new.path] = new
         return new.path
 
     @rule(who=st.integers(0, 1), key=keys)
     def remove(self, who: int, key: str) -> None:
-        self.stores[who].commit([], [key])
+        while key in self.stores[who].commit([], [key]).contested:
+            pass
         self.expected.pop(key, None)
 
     @rule(who=st.integers(0, 1))

@@ -240,29 +240,41 @@ def test_a_daemon_killed_at_any_moment_leaves_a_whole_index_and_its_successor_is
 
 
 WRITER = """
-import sys
-from ckpt_indexer.index.store import Store
-from ckpt_indexer.metadata.entry import bare_entry
-root, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-store = Store(root)
-for i in range(count):
-    store.commit([bare_entry(f"{name}/{i}.ckpt", (i, i, i), None, None)])
+import os, shutil, sys
+from ckpt_indexer import read_index
+from ckpt_indexer.watch.indexer import Indexer
+root, variants, name, updates = *sys.argv[1:4], int(sys.argv[4])
+with Indexer(root) as indexer:
+    indexer.load()
+    for i in range(updates):
+        epoch, key = i % 10, f"{name}/checkpoints/{i % 7}.ckpt"
+        shutil.copy(f"{variants}/{epoch}", f"{root}/{name}/new")
+        os.replace(f"{root}/{name}/new", f"{root}/{key}")
+        indexer.look({key})
+        indexer.finish()
+        found = read_index(root).entries[key].epoch
+        assert found == epoch, f"update {i} of {key}: the index says {found}"
 """
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(2500, marks=pytest.mark.soak)])
-def test_writers_beside_each_other_lose_no_update(root: Path, sample: bytes, count: int) -> None:
-    for i in range(20):
-        put(root / f"real/{i}.ckpt", sample)
-    command = [sys.executable, "-c", WRITER, str(root)]
-    writers = [subprocess.Popen([*command, f"w{i}", str(count)]) for i in range(4)]
-    rebuild = subprocess.Popen([Path(sys.executable).with_name("ckpt-indexer"), "rebuild", root, "-q"], stdout=-3)
-    assert [process.wait(120) for process in (*writers, rebuild)] == [0] * 5
-    expected = {f"w{i}/{n}.ckpt" for i in range(4) for n in range(count)} | {f"real/{i}.ckpt" for i in range(20)}
-    # The rebuild may have looked while some of the others' entries stood, and taken those out: they are not on disk.
-    missing = expected - set(keys(root))
-    assert {key for key in missing if key.startswith("real/")} == set()
-    assert read_index(root).generation >= 4 * count
+@pytest.mark.parametrize("updates", [100, pytest.param(2500, marks=pytest.mark.soak)])
+def test_daemon_rebuild_and_four_writers_together_lose_no_update(root: Path, tmp_path: Path, updates: int) -> None:
+    import torch
+
+    for epoch in range(10):
+        torch.save({"epoch": epoch, "state_dict": {}}, tmp_path / str(epoch))
+    names = [f"w{i}" for i in range(4)]
+    for name in names:
+        (root / name / "checkpoints").mkdir(parents=True)
+    with Daemon(root) as daemon:
+        command = [sys.executable, "-c", WRITER, str(root), str(tmp_path)]
+        writers = [subprocess.Popen([*command, name, str(updates)]) for name in names]
+        while any(writer.poll() is None for writer in writers):
+            assert run("rebuild", root, "-q", "--force").returncode == 0
+        assert [writer.returncode for writer in writers] == [0] * 4
+        assert len(daemon.sync()) == 4 * 7
+        assert index_equals_disk(root)
+        assert daemon.events("turn_failed") == []
 
 
 def test_a_writer_killed_while_it_holds_the_lock_blocks_nobody(root: Path, sample: bytes) -> None:

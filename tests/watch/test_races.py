@@ -104,8 +104,7 @@ def test_a_sidecar_that_another_program_writes_while_we_read_is_kept_and_wins(
         indexer.work()
         assert yaml.safe_load(sidecar.read_text()) == FOREIGN
         indexer.look(indexer.take_retries())
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
     entry = read_index(tmp_path).entries["a.ckpt"]
     assert (entry.epoch, entry.metadata_source) == (18, "sidecar")
     assert yaml.safe_load(sidecar.read_text()) == FOREIGN
@@ -124,9 +123,34 @@ def test_a_checkpoint_deleted_while_it_is_read_leaves_no_entry(
         during_read(monkeypatch, delete_and_look)
         indexer.load()
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
     assert dict(read_index(tmp_path).entries) == {}
+
+
+@pytest.mark.parametrize("commits_between", [False, True])
+def test_what_another_writer_learnt_later_is_not_replaced_by_what_we_learnt_before(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch, commits_between: bool
+) -> None:
+    import torch
+
+    shutil.copy(sample, tmp_path / "a.ckpt")
+    with Indexer(str(tmp_path)) as ours, Indexer(str(tmp_path)) as theirs:
+
+        def overtake() -> None:
+            torch.save({"epoch": 9, "state_dict": {}}, tmp_path / "new")
+            (tmp_path / "new").rename(tmp_path / "a.ckpt")
+            theirs.load()
+            theirs.look()
+            theirs.finish()
+            if commits_between:
+                ours.commit()
+
+        ours.load()
+        during_read(monkeypatch, overtake)
+        ours.look()
+        ours.finish()
+    assert read_index(tmp_path).entries["a.ckpt"].epoch == 9
+    assert index_equals_disk(tmp_path)
 
 
 def test_another_programs_sidecar_outlives_a_checkpoint_that_was_overwritten_by_rubbish(
@@ -141,8 +165,7 @@ def test_another_programs_sidecar_outlives_a_checkpoint_that_was_overwritten_by_
     with Indexer(str(tmp_path)) as indexer:
         indexer.load()
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].status == "corrupt"
     assert yaml.safe_load(sidecar.read_text()) == FOREIGN
 
@@ -155,16 +178,14 @@ def test_without_an_interpreter_for_the_reader_no_entry_is_lost(
         indexer.load()
         monkeypatch.setattr("ckpt_indexer.formats.reader.sys.executable", "/nonexistent/python")
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
         problem = read_index(tmp_path).entries["a.ckpt"].problem
         assert problem is not None
         assert problem.code == "reader-crashed"
         monkeypatch.undo()
         indexer.known.clear()
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].status == "ok"
 
 
@@ -196,8 +217,7 @@ def test_a_file_overwritten_within_the_clocks_tick_is_read_once_more(
         assert path.stat().st_size == status.st_size
         wait_for(lambda: indexer.retry_due_s() <= 0)
         indexer.look(indexer.take_retries())
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].epoch == 2
 
 
@@ -234,8 +254,7 @@ def test_a_configuration_that_cannot_be_read_is_not_remembered_as_empty(
             indexer.look()
             indexer.work()
         indexer.look()
-        indexer.work()
-        indexer.commit()
+        indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].encoder == "resnet18"
 
 
