@@ -16,10 +16,11 @@ import pytest
 
 from ckpt_indexer import read_index
 from ckpt_indexer.layout import INDEX_NAME, TEMPORARY_PREFIX
-from tests.process import Daemon, index_equals_disk, run, wait_for
+from ckpt_indexer.cli.sync import sync
+from tests.process import TIMEOUT_S, Daemon, index_equals_disk, run, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
@@ -195,9 +196,6 @@ def test_a_folder_that_cannot_be_listed_keeps_its_entries(root: Path, sample: by
         assert [reason["code"] for reason in status_of(root)["reasons"]] == ["unreadable"]
 
 
-ROUNDS = 300
-
-
 @pytest.fixture
 def tree(root: Path, sample: bytes) -> Path:
     for i in range(10):
@@ -219,24 +217,62 @@ def churn(root: Path, sample: bytes, chance: random.Random) -> None:
         path.write_bytes(sample)
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(ROUNDS, marks=pytest.mark.soak)])
+NURSERY = """
+import os, sys
+from ckpt_indexer.cli import main, watch
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        main(["watch", sys.argv[1]])
+    print(child, flush=True)
+    sys.stdin.readline()
+    os.kill(child, 9)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@contextlib.contextmanager
+def nursery(root: Path) -> Iterator[Callable[[], int]]:
+    """Start real daemons without paying for imports each time; each call starts one, or kills it."""
+    command = [sys.executable, "-c", NURSERY, str(root)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-3, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def turn() -> int:
+            print(file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield turn
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("rounds", [300, pytest.param(5_000, marks=pytest.mark.soak)])
 def test_a_daemon_killed_at_any_moment_leaves_a_whole_index_and_its_successor_is_right(
     tree: Path, sample: bytes, rounds: int
 ) -> None:
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     print(f"seed {seed}")
-    for _ in range(rounds):
-        with Daemon(tree, wait_ready=chance.random() < 0.5) as daemon:
-            for _ in range(chance.randrange(40)):
+    judged = 0
+    with nursery(tree) as turn:
+        for _ in range(rounds):
+            own = f"{TEMPORARY_PREFIX}{turn()}-"
+            if chance.random() < 0.5:
+                wait_for(lambda: sync(str(tree), timeout_s=TIMEOUT_S))
+                assert index_equals_disk(tree)
+                left = [path.name for path in tree.rglob(f"{TEMPORARY_PREFIX}*")]
+                assert [name for name in left if not name.startswith(own)] == []
+                judged += 1
+            for _ in range(int(chance.expovariate(1 / 150))):
                 churn(tree, sample, chance)
-            daemon.stop(signal.SIGKILL)
-        if (tree / INDEX_NAME).exists():
-            json.loads((tree / INDEX_NAME).read_bytes())
-    with Daemon(tree) as daemon:
-        daemon.sync()
+            assert turn() == signal.SIGKILL
+            if (tree / INDEX_NAME).exists():
+                json.loads((tree / INDEX_NAME).read_bytes())
+    assert judged > rounds / 4
+    assert read_index(tree).generation > rounds / 4
+    with Daemon(tree):
         assert index_equals_disk(tree)
-        assert list(tree.rglob(f"{TEMPORARY_PREFIX}*")) == []
 
 
 WRITER = """
