@@ -6,6 +6,8 @@ newer version wrote into them is kept.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
@@ -13,7 +15,8 @@ from ckpt_indexer.layout import SIDECAR_SUFFIX
 from ckpt_indexer.model import Entry
 
 VERSION = "1.0"
-_MAJOR = VERSION.partition(".")[0]
+_MAJOR = int(VERSION.partition(".")[0])
+_VERSION_PATTERN = re.compile(r"([0-9]{1,9})\.[0-9]{1,9}")
 _FIELDS = frozenset(Entry.__struct_fields__)
 _KNOWN = ("version", "last_updated", "generation", "checkpoints", "entries")
 
@@ -55,14 +58,17 @@ def decode_index(data: bytes, path: str) -> Index:
 
     Raises:
         IndexCorrupt: they are not an index.
-        IndexTooNew: its major version is not ours.
+        IndexTooNew: its major version is newer than ours.
 
     """
     try:
         data.decode()  # what is kept encoded is not looked into, and would be written again as it is
         document = _document_decoder.decode(data)
         version = msgspec.json.decode(document["version"], type=str)
-        if version.partition(".")[0] != _MAJOR:
+        match = _VERSION_PATTERN.fullmatch(version)
+        if match is None or int(match[1]) < _MAJOR:
+            raise IndexCorrupt(path=path, reason=f"its version is {version[:40]!r}, not {_MAJOR}.x")
+        if int(match[1]) > _MAJOR:
             raise IndexTooNew(path=path, version=version, supported=f"{_MAJOR}.x")
         return Index(
             generation=msgspec.json.decode(document.get("generation", b"0"), type=int),

@@ -41,17 +41,15 @@ EVENTS: dict[str, tuple[str, str, str]] = {
 def configure_log(level: str, format: str, *, is_terminal: bool) -> None:  # noqa: A002 - the setting's name
     """Send the log to standard error; *format* is ``json``, ``text`` or ``auto``."""
     as_text = format == "text" or (format == "auto" and is_terminal)
-    renderer: Any
-    if as_text:
-        renderer = structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback)
-    else:
-        renderer = structlog.processors.JSONRenderer()
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=is_terminal) if as_text else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             _make_printable,
-            *([] if as_text else [structlog.processors.format_exc_info]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -65,5 +63,8 @@ def _make_printable(_: Any, __: str, event: Any) -> Any:
     """Keep what files are called from controlling a terminal or breaking a line."""
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable():
-            event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+            kept = "\n" if key == "exception" else ""  # a traceback's lines; ours, around texts that may not be
+            event[key] = "".join(
+                c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in value
+            )
     return event

@@ -174,6 +174,7 @@ def test_an_entry_is_the_same_whenever_it_was_indexed() -> None:
         (b"null", "object"),
         (b"{}", "it has no 'version'"),
         (b'{"version": 1}', "Expected `str`"),
+        *((b'{"version": "%s"}' % v, "its version is") for v in (b"", b"0.9", b"1", b"x.1", b"9" * 5000 + b".0")),
         (b'{"version": "1.0", "entries": []}', "object"),
         (b'{"version": "1.0", "generation": "many"}', "Expected `int`"),
         (b"\xff\xfe", "codec can't decode"),
