@@ -1,9 +1,11 @@
-"""Inotify, by the rules that a catalogue needs: an emitter for ``watchdog``'s ``BaseObserver``.
+"""Inotify, by the rules that a catalogue needs: a thread that turns the kernel's events into ``watchdog``'s.
 
 It owns one inotify descriptor and the watches of every folder below the root; promises that whatever it cannot see is
 said, never swallowed. ``watchdog``'s own emitter, measured, loses events silently when the kernel's queue overflows and
 then rebuilds its watches in place, which overflows the queue again; reports files under their old path after a folder
-was moved away; holds all events back 0.5 s for every file moved out; and is silently blind without watches. Here:
+was moved away; holds all events back 0.5 s for every file moved out; and is silently blind without watches. Its
+``BaseObserver`` has a second thread, and before it a queue without a bound. Here each event is handed over by the
+thread that read it: the kernel alone queues, and says so when it has to drop.
 
 | the kernel says | done at once | told |
 |---|---|---|
@@ -12,7 +14,7 @@ was moved away; holds all events back 0.5 s for every file moved out; and is sil
 | folder created, moved in | watch all of it, *then* tell: what came earlier is found by looking | folder created |
 | folder moved away | forget its watches and those below; moves are not paired | folder deleted |
 | queue overflow | stop for good: the owner starts a new emitter and looks at everything | ``Blinded`` |
-| root deleted, moved, unmounted | the same | ``Blinded`` |
+| root deleted, moved, unmounted; the descriptor cannot be read | the same | ``Blinded`` |
 | no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``Blinded``, once for each folder |
 | folder unreadable (EACCES) | go on | ``Blinded``, once for each folder |
 
@@ -20,7 +22,7 @@ Every event only says where to look. The mask leaves out reads (a reader must no
 changes, because a copy across file systems sets the file's time after closing it. Works on bytes paths inside; events
 carry ``os.fsdecode``d absolute paths, as ``watchdog`` defines them.
 
-Source: inotify(7), "Limitations and caveats"; watchdog.observers.api.
+Source: inotify(7), "Limitations and caveats".
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ import select
 import struct
 import threading
 from ctypes import get_errno
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
 from watchdog.events import (
     DirCreatedEvent,
     DirDeletedEvent,
@@ -41,9 +44,9 @@ from watchdog.events import (
     FileDeletedEvent,
     FileSystemEvent,
 )
-from watchdog.observers.api import EventEmitter
 from watchdog.observers.inotify_c import InotifyConstants as In
 from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, inotify_init, inotify_rm_watch
+from watchdog.utils import BaseThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +60,8 @@ _READ_BYTES = 256 << 10  # some 5,000 events
 _OUT_OF_WATCHES = (errno.ENOSPC, errno.ENOMEM)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
+log = structlog.get_logger("ckpt_indexer")
+
 
 class Blinded(FileSystemEvent):
     """Something below ``src_path`` can change from now on without an event."""
@@ -65,7 +70,7 @@ class Blinded(FileSystemEvent):
 
     def __init__(self, src_path: str, reason: str, *, lost: bool) -> None:
         super().__init__(src_path)
-        self.reason = reason  # "overflow", "root", "watches", "unreadable"
+        self.reason = reason  # "overflow", "root", "watches", "unreadable", or what the descriptor's error is
         self.lost = lost  # the emitter has stopped; everything has to be looked at again
 
 
@@ -74,16 +79,21 @@ class _Folder(NamedTuple):
     children: set[bytes]  # paths of the watched folders in it
 
 
-class InotifyEmitter(EventEmitter):
-    """Watches every folder below ``watch.path``; the emitter's own thread is the only one that touches its state.
+class InotifyEmitter(BaseThread):
+    """Watches every folder below *root*; the emitter's own thread, once started, is the only one to touch its state.
 
-    *wanted* is asked for each file's folder and name: events about others are dropped before they cost anything.
+    *on_event* gets every event: while it is started in the thread that starts it, then in its own. It must be quick,
+    wait for nobody, and not raise. *wanted* is asked for each file's folder and name: events about others are dropped
+    before they cost anything.
     """
 
-    def __init__(self, *args: Any, wanted: Callable[[bytes, bytes], bool] = lambda *_: True, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, root: str, on_event: Callable[[FileSystemEvent], None], *, wanted: Callable[[bytes, bytes], bool]
+    ) -> None:
+        super().__init__()
+        self._on_event = on_event
         self._wanted = wanted
-        self._root = os.fsencode(self.watch.path)
+        self._root = os.fsencode(root)
         self._fd = self._stop_read = self._stop_write = -1
         self._closing = threading.Lock()  # a stop may come while the thread ends by itself
         self._is_open = False
@@ -106,14 +116,14 @@ class InotifyEmitter(EventEmitter):
         fd = inotify_init()
         if fd < 0:
             number = get_errno()
-            raise OSError(number, f"inotify_init: {os.strerror(number)}", self.watch.path)
+            raise OSError(number, f"inotify_init: {os.strerror(number)}", self._root)
         self._fd = fd
         os.set_inheritable(fd, False)
         os.set_blocking(fd, False)
         try:
             if self._watch_folder(self._root, None) is None:
                 number = get_errno()
-                raise OSError(number, os.strerror(number), self.watch.path)
+                raise OSError(number, os.strerror(number), self._root)
             self._stop_read, self._stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             os.close(fd)
@@ -132,6 +142,10 @@ class InotifyEmitter(EventEmitter):
         try:
             while self.should_keep_running() and self._read_batch():
                 pass
+        except OSError as error:
+            self._blinded(self._root, f"inotify: {error.strerror}", lost=True)
+        except Exception:
+            log.exception("turn_failed")  # the top of this thread; its owner finds it dead and starts another
         finally:
             # Closing the descriptor drops its watches without one IN_IGNORED each, which in a large tree would
             # overflow the queue anew.
@@ -252,8 +266,8 @@ class InotifyEmitter(EventEmitter):
                 inotify_rm_watch(self._fd, WatchDescriptor(current.wd))
 
     def _tell(self, kind: type[FileSystemEvent], path: bytes) -> None:
-        self.queue_event(kind(os.fsdecode(path)))
+        self._on_event(kind(os.fsdecode(path)))
 
     def _blinded(self, path: bytes, reason: str, *, lost: bool) -> bool:
-        self.queue_event(Blinded(os.fsdecode(path), reason, lost=lost))
+        self._on_event(Blinded(os.fsdecode(path), reason, lost=lost))
         return not lost

@@ -1,14 +1,14 @@
 """Seeing changes below one root for as long as that is possible, and saying so when it is not.
 
-A ``TreeObserver`` owns watchdog's observer and its replacement: when watching breaks (overflow, a dead thread, new
-mounts, a self-test that does not come through) ``lost`` names the reason; its owner then calls ``restart`` and looks at
+A ``TreeObserver`` owns an emitter and its replacement: when watching breaks (overflow, a dead thread, new mounts, a
+self-test that does not come through) ``lost`` names the reason; its owner then calls ``restart`` and looks at
 everything. Pauses between restarts grow until a self-test succeeds.
 
 The *self-test* is a cookie: a file in the root whose event has to come back. Where events cannot be had or trusted
 (network file systems, no inotify instance left, a self-test that fails again) the account says so, and passes do the
 work.
 
-Events arrive in watchdog's thread, which only adds hints and notes; everything else is called by the owner's thread.
+Events arrive in the emitter's thread, which only adds hints and notes; everything else is called by the owner's thread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from watchdog.events import FileDeletedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers.api import BaseObserver
+from watchdog.events import FileDeletedEvent
 
 from ckpt_indexer import layout
 from ckpt_indexer.errors import WatchFailed
@@ -31,14 +30,17 @@ from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.mounts import Mount, read_mounts
 
 if TYPE_CHECKING:
+    from watchdog.events import FileSystemEvent
+
     from ckpt_indexer.watch.state import Account
 
 SELF_TEST_INTERVAL_S = 30.0  # less where systemd's watchdog wants it
-SELF_TEST_TIMEOUT_S = 10.0
+SELF_TEST_TIMEOUT_S = 10.0  # half the interval where that is less: two failures, then a pass, within systemd's limit
 SELF_TEST_FAILURES_MAX = 2  # in a row; then passes are relied on
+STOP_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_LAST_S = 30.0
-BLINDED_MAX = 100  # notes from the observer's thread between two turns; the passes find the rest
+BLINDED_MAX = 100  # notes from the emitter's thread between two turns; the passes find the rest
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM)
 
 log = structlog.get_logger("ckpt_indexer")
@@ -53,12 +55,13 @@ class TreeObserver:
         self._real_root = os.path.realpath(root)
         self._hints = hints
         self._account = account
-        self._observer: BaseObserver | None = None
+        self._emitter: InotifyEmitter | None = None
         self._blinded: collections.deque[tuple[str, str]] = collections.deque(maxlen=BLINDED_MAX)
-        self._mounts: list[Mount] = []  # as they were when the observer was started
+        self._mounts: list[Mount] = []  # as they were when the emitter was started
         self._watch_limit = 0  # when watches ran out
         self._backoff_s = BACKOFF_FIRST_S
         self._test_interval_s = test_interval_s
+        self._test_timeout_s = min(SELF_TEST_TIMEOUT_S, test_interval_s / 2)
         self._test_failures = 0
         self._test_cookie: str | None = None
         self._test_deadline = float("inf")
@@ -71,8 +74,7 @@ class TreeObserver:
             WatchFailed: the first start fails for a reason that will not pass.
 
         """
-        observer = BaseObserver(InotifyEmitter, wanted=_is_wanted)
-        observer.schedule(_Handler(self, len(self._real_root) + 1), self._real_root, recursive=True)
+        emitter = InotifyEmitter(self._real_root, self._on_event, wanted=_is_wanted)
         self.lost = None
         self._mounts = read_mounts(self._real_root)
         remote = next((mount for mount in self._mounts if mount.is_remote), None)
@@ -80,7 +82,7 @@ class TreeObserver:
             message = f"{layout.to_key(remote.path)} is {remote.type}: what other machines write there causes no events"
             self._account.set("network", message, "nothing to do: the tree is looked at every few seconds instead")
         try:
-            observer.start()
+            emitter.start()
         except OSError as error:
             if is_first and error.errno not in _NO_RESOURCES:
                 raise WatchFailed(path=self.root, reason=error.strerror or str(error)) from error
@@ -88,18 +90,18 @@ class TreeObserver:
             self._account.set("watch-failed", f"inotify is not to be had: {error.strerror}", cure)
             return
         self._account.clear("watch-failed")
-        self._observer = observer
-        self._account.state.watches = sum(e.watches for e in observer.emitters if isinstance(e, InotifyEmitter))
+        self._emitter = emitter
+        self._account.state.watches = emitter.watches
 
     def stop(self) -> None:
         """End watching."""
-        observer, self._observer = self._observer, None
-        if observer is not None:
-            observer.stop()
-            observer.join()
+        emitter, self._emitter = self._emitter, None
+        if emitter is not None:
+            emitter.stop()
+            emitter.join(STOP_TIMEOUT_S)  # a thread that hangs in the kernel must not hang its owner
 
     def restart(self) -> None:
-        """Throw the observer away and start another, on a descriptor of its own, after a pause."""
+        """Throw the emitter away and start another, on a descriptor of its own, after a pause."""
         reason, self.lost = self.lost, None
         state = self._account.state
         state.rebuilds += 1
@@ -130,8 +132,8 @@ class TreeObserver:
 
     def check(self) -> set[str]:
         """See whether watching still works; gives the places that have to be looked at because it does not there."""
-        observer, now = self._observer, time.monotonic()
-        if observer is not None and not all(thread.is_alive() for thread in (observer, *observer.emitters)):
+        places, now = set[str](), time.monotonic()
+        if self._emitter is not None and not self._emitter.is_alive():
             self.lost = self.lost or "dead thread"
         if now >= self._test_deadline:
             self._test_failures += 1
@@ -139,16 +141,17 @@ class TreeObserver:
             self._next_test = now + self._test_interval_s
             if self._test_failures < SELF_TEST_FAILURES_MAX:
                 self.lost = self.lost or "self-test"
-            else:
+            elif not self._account.has("blind"):
                 self._account.set("blind", "events do not come through; passes do the work", "see the log")
+                places.add(EVERYTHING)  # now, not when a pass was due while events were believed in
         elif self._test_cookie is None and now >= self._next_test:
             self._begin_test(now)
-        places = set()
         while self._blinded:
             place, reason = self._blinded.popleft()
             places.add(place)
-            if reason == "watches":
+            if reason == "watches" and not self._account.has("watches"):
                 self._note_out_of_watches(place)
+                places.add(EVERYTHING)
         return places
 
     def take_test_cookie(self, cookies: set[str]) -> bool:
@@ -174,20 +177,33 @@ class TreeObserver:
             self.lost = self.lost or "mounts"
         if self._account.has("watches") and _watch_limit() > max(self._watch_limit, folders):
             self.lost = self.lost or "more watches allowed"
-        if self._observer is None and self.lost is None:
+        if self._emitter is None and self.lost is None:
             self.start()
 
-    def on_blinded(self, path: str, event: Blinded) -> None:
-        """Take note that events are lost or will be; called in watchdog's thread."""
+    def _on_event(self, event: FileSystemEvent) -> None:
+        """Turn an event into a hint or a note; called in the emitter's thread, and never raises."""
+        path = os.fsdecode(event.src_path)[len(self._real_root) + 1 :]
+        if isinstance(event, Blinded):
+            self._on_blinded(path, event)
+        elif event.is_directory:
+            self._hints.add(layout.subject_of_folder(path))
+        elif path == layout.INDEX_NAME:
+            if isinstance(event, FileDeletedEvent):
+                self._hints.add(EVERYTHING)
+        elif is_cookie(path):
+            if not isinstance(event, FileDeletedEvent):
+                self._hints.add(path)
+        elif (subject := layout.subject_of(path)) is not None:
+            self._hints.add(subject)
+
+    def _on_blinded(self, path: str, event: Blinded) -> None:
+        """Take note that events are lost or will be."""
         if event.lost:
             self.lost = event.reason
             self._hints.add(EVERYTHING)
         else:
             self._blinded.append((path, event.reason))
             self._hints.interrupt()
-
-    def add_hint(self, place: str) -> None:
-        self._hints.add(place)
 
     def _begin_test(self, now: float) -> None:
         name = f"{layout.COOKIE_PREFIX}test-{os.getpid()}"
@@ -197,11 +213,9 @@ class TreeObserver:
         # Without room for an empty file the index cannot be written either, and that is told where it is tried.
         with contextlib.suppress(OSError):
             os.close(os.open(os.path.join(self.root, name), flags, 0o600))
-            self._test_cookie, self._test_deadline = name, now + SELF_TEST_TIMEOUT_S
+            self._test_cookie, self._test_deadline = name, now + self._test_timeout_s
 
     def _note_out_of_watches(self, place: str) -> None:
-        if self._account.has("watches"):
-            return
         self._watch_limit = _watch_limit()
         folders = sum(1 for _ in os.walk(self._real_root))
         self._account.set(
@@ -213,29 +227,6 @@ class TreeObserver:
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self.root, name))
-
-
-class _Handler(FileSystemEventHandler):
-    """Turns watchdog's events into hints; runs in its thread and never raises."""
-
-    def __init__(self, owner: TreeObserver, prefix_length: int) -> None:
-        self._owner = owner
-        self._prefix_length = prefix_length
-
-    def dispatch(self, event: FileSystemEvent) -> None:
-        path = os.fsdecode(event.src_path)[self._prefix_length :]
-        if isinstance(event, Blinded):
-            self._owner.on_blinded(path, event)
-        elif event.is_directory:
-            self._owner.add_hint(layout.subject_of_folder(path))
-        elif path == layout.INDEX_NAME:
-            if isinstance(event, FileDeletedEvent):
-                self._owner.add_hint(EVERYTHING)
-        elif is_cookie(path):
-            if not isinstance(event, FileDeletedEvent):
-                self._owner.add_hint(path)
-        elif (subject := layout.subject_of(path)) is not None:
-            self._owner.add_hint(subject)
 
 
 def _is_wanted(folder: bytes, name: bytes) -> bool:
