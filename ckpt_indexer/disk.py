@@ -15,7 +15,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from filelock import Timeout, lock_descriptor
+from filelock import Timeout, lock_descriptor, unlock_descriptor
 
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LOCK_POLL_S = 0.005  # a commit takes milliseconds
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_abandoned: set[str] = set()  # names of temporary files that this process could not remove; there is one of each name
 _LOCK_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -46,24 +47,27 @@ def check_root(root: str) -> None:
         RootUnusable: it does not exist, is no folder, or may not be listed.
 
     """
-    if not os.path.exists(root):
-        raise RootUnusable(root=root, reason="there is no such folder")
-    if not os.path.isdir(root):
-        raise RootUnusable(root=root, reason="it is not a folder")
     try:
+        if not stat.S_ISDIR(os.stat(root).st_mode):
+            raise RootUnusable(root=root, reason="it is not a folder")
         os.listdir(root)
+    except RootUnusable:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise RootUnusable(root=root, reason="there is no such folder") from None
     except OSError as error:
         raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
 
 
 @contextlib.contextmanager
-def opened_folder(root: str | os.PathLike[str], folder: str) -> Iterator[int]:
-    """Give a descriptor of *folder* (relative to *root*, POSIX), reached one component at a time.
+def opened_folder(root: str | os.PathLike[str] | int, folder: str) -> Iterator[int]:
+    """Give a descriptor of *folder* (relative to *root*, a path or a descriptor; POSIX), one component at a time.
 
     The root itself may be a link; below it, a link anywhere raises ``OSError``: a folder that was swapped for a link
     while the path was being built must not lead a write out of the tree. It also reaches paths beyond PATH_MAX.
     """
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    fd = os.open(".", flags, dir_fd=root) if isinstance(root, int) else os.open(root, flags)
     try:
         for part in folder.split("/") if folder else ():
             inner = os.open(part, _FOLDER_FLAGS, dir_fd=fd)
@@ -113,8 +117,8 @@ def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: fl
     the folder of a lock that has none, and a root that is not there (renamed, removed, not mounted) must never be made.
     What is done through the descriptor happens in the folder that was locked, whatever its path means by then.
 
-    Closing the lock's descriptor is what frees it: no unlock that can fail (on network file systems) and leave this
-    process locked out by itself. It contends with every ``FileLock`` of that file.
+    Closing its descriptor frees the lock, whatever the unlock before it says: a failed one (network file systems have
+    them) must not lock this process out. It contends with every ``FileLock`` of that file.
 
     Raises:
         filelock.Timeout: somebody else holds the lock.
@@ -136,8 +140,9 @@ def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: fl
         try:
             yield fd
         finally:
-            with contextlib.suppress(OSError):  # freed all the same, and nothing was written through it
-                os.close(lock)
+            for free in (unlock_descriptor, os.close):  # the first for a child that is just being started
+                with contextlib.suppress(OSError):
+                    free(lock)
 
 
 def _locked_at(folder_fd: int, name: str) -> int | None:
@@ -153,6 +158,7 @@ def _locked_at(folder_fd: int, name: str) -> int | None:
         with contextlib.suppress(OSError):
             os.fchmod(lock, 0o666)  # whatever the umask: other users' writers have to lock it too
     try:
+        # Without a name it guards nothing: somebody removed it before we had it.
         if lock_descriptor(lock, blocking=False) and os.fstat(lock).st_nlink > 0:
             return lock
     except BaseException:
@@ -171,7 +177,8 @@ def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True
     reader and across a kill, but a power cut may leave the old or an empty file, so only for what can be made again.
 
     Raises:
-        OSError: nothing changed at *name*; the temporary file is gone.
+        OSError: nothing changed at *name*; the temporary file is gone, or is known to ``remove_temporary``. Where only
+            the last step failed, the fsync of the folder, *name* is the new file, and a power cut may undo that.
 
     """
     temporary = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
@@ -189,8 +196,12 @@ def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True
             os.close(fd)
         os.replace(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
     except BaseException:
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(temporary, dir_fd=folder_fd)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            _abandoned.add(temporary)
         raise
     if durable:
         os.fsync(folder_fd)
@@ -201,16 +212,19 @@ def remove_temporary(root: str | os.PathLike[str], path: str, *, age_max_s: floa
     """Remove one of our temporary files if whoever made it is gone; say whether it was removed.
 
     The maker's process id is in the name. On another machine or in another container it says nothing, so a file that
-    seems to be in use is removed all the same once it is *age_max_s* old: writing one takes milliseconds.
+    seems to be in use is removed all the same once it is *age_max_s* old: writing one takes milliseconds. One that
+    this process gave up, and could not remove then, goes at once.
     """
     folder, _, name = path.rpartition("/")
     pid = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
     try:
         with opened_folder(root, folder) as fd:
             age_s = time.time() - os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime
-            if pid.isdecimal() and _is_alive(int(pid)) and age_s < age_max_s:
+            is_in_use = pid.isdecimal() and _is_alive(int(pid)) and name not in _abandoned
+            if is_in_use and age_s < age_max_s:
                 return False
             os.unlink(name, dir_fd=fd)
+            _abandoned.discard(name)
     except OSError:
         return False
     return True

@@ -87,3 +87,7 @@ class SidecarInvalid(CkptIndexerError, ValueError):
 
 class WatchFailed(CkptIndexerError, OSError):
     """cannot watch {path}: {reason}"""
+
+
+class TorchMissing(CkptIndexerError, ImportError):
+    """--load needs torch: pip install 'ckpt-indexer[torch]'"""

@@ -13,7 +13,7 @@ import posixpath
 import re
 from typing import NamedTuple
 
-CHECKPOINT_SUFFIX = ".ckpt"
+SUFFIXES = (".ckpt",)  # names that end so are checkpoints, unless the index says otherwise
 SIDECAR_SUFFIX = ".metadata.yaml"
 INDEX_NAME = ".checkpoint_index.json"
 LOCK_NAME = ".checkpoint_index.lock"
@@ -26,6 +26,8 @@ NAME_BYTES_MAX = 255  # NAME_MAX of every Linux file system in use
 CONFIG_NAME = "config.yaml"
 HYDRA_FOLDER = ".hydra"
 
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,15}){1,2}")
+_OWN_ENDS = (".yaml", ".json", ".lock", ".tmp")  # of files that this project writes
 _ESCAPE = re.compile(r"[\\\udc80-\udcff]")
 _UNESCAPE = re.compile(r"\\(\\|x[89a-f][0-9a-f])")
 
@@ -48,8 +50,17 @@ def to_path(key: str) -> str:
     return _UNESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), key)
 
 
-def is_checkpoint(name: str) -> bool:
-    return name.endswith(CHECKPOINT_SUFFIX)
+def is_suffix(suffix: str) -> bool:
+    """Say whether *suffix* may mark checkpoints.
+
+    >>> is_suffix(".pt"), is_suffix(".pth.tar"), is_suffix("pt"), is_suffix(""), is_suffix(".yaml")
+    (True, True, False, False, False)
+    """
+    return _SUFFIX.fullmatch(suffix) is not None and not suffix.endswith(_OWN_ENDS)
+
+
+def is_checkpoint(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+    return name.endswith(suffixes)
 
 
 def is_temporary(name: str) -> bool:
@@ -85,7 +96,7 @@ def place_of(key: str) -> Place:
     return Place("/".join(parts[:-1]) or ".", f"../{parts[-1]}")
 
 
-def subject_of(path: str) -> str | None:
+def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
     """Name what an event at *path* (relative to the root) is about: the path to look at, ``None`` for nothing.
 
     A sidecar stands for its checkpoint, a file inside a sharded checkpoint for that folder, a config file for the
@@ -101,10 +112,10 @@ def subject_of(path: str) -> str | None:
     """
     parts = path.split("/")
     for i, part in enumerate(parts):
-        if is_checkpoint(part):
+        if is_checkpoint(part, suffixes):
             return "/".join(parts[: i + 1])
     name = parts[-1]
-    if is_checkpoint(name.removesuffix(SIDECAR_SUFFIX)):
+    if is_checkpoint(name.removesuffix(SIDECAR_SUFFIX), suffixes):
         return path.removesuffix(SIDECAR_SUFFIX)
     if name == CONFIG_NAME:
         parts.pop()
@@ -114,14 +125,14 @@ def subject_of(path: str) -> str | None:
     return None
 
 
-def subject_of_folder(path: str) -> str:
+def subject_of_folder(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
     """Name what an event about the folder at *path* is about: itself, but for the folders that belong to something.
 
     >>> subject_of_folder("a/b"), subject_of_folder("a/.hydra"), subject_of_folder("a/s.ckpt/rank0")
     ('a/b', 'a', 'a/s.ckpt')
     """
     folder, _, name = path.rpartition("/")
-    return folder if name == HYDRA_FOLDER else subject_of(f"{path}/") or path
+    return folder if name == HYDRA_FOLDER else subject_of(f"{path}/", suffixes) or path
 
 
 def ancestors(path: str) -> list[str]:

@@ -16,6 +16,7 @@ Format = Literal[
     "torch-zip", "torch-legacy", "torchscript", "safetensors", "pickle", "sharded-dcp", "sharded-deepspeed", "unknown"
 ]
 Mode = Literal["min", "max"]
+Level = Literal["quick", "deep", "load"]  # how thorough a check was: the header, every byte, and torch's own loading
 Number = float | int | Literal["NaN", "Infinity", "-Infinity"]  # the three strings: JSON has no such numbers
 Fingerprint = tuple[int, int, int]  # (size in bytes, mtime in ns, inode): cheap "is it the same file content?"
 
@@ -30,6 +31,7 @@ PROBLEMS: dict[str, Status] = {
     "pickle-damaged": "corrupt",
     "record-missing": "corrupt",
     "record-short": "corrupt",
+    "load-failed": "corrupt",
     "format-unsupported": "unsupported",
     "not-a-checkpoint": "unsupported",
     "permission-denied": "unreadable",
@@ -79,6 +81,19 @@ class Monitor(msgspec.Struct):
     value: Number | None = None  # the score of this very checkpoint; never another one's
 
 
+class Health(msgspec.Struct, kw_only=True):
+    """What the most thorough check of a checkpoint found; it belongs to the entry's fingerprint."""
+
+    level: Level
+    checked_at: str  # ISO 8601, UTC
+    status: Status
+    problem: Problem | None = None
+    nan: int = 0  # elements of the weights; of a deep check
+    inf: int = 0
+    digest: str | None = None  # of the bytes, where the file has no checksums that cover them all
+    good_at: str | None = None  # when a deep check last found it good
+
+
 class Entry(msgspec.Struct, kw_only=True):
     """One checkpoint's record in the index, under its key."""
 
@@ -108,6 +123,7 @@ class Entry(msgspec.Struct, kw_only=True):
     config_fingerprint: Fingerprint | None = None
     wandb_run_id: str | None = None
     content_id: str | None = None
+    health: Health | None = None
     generation: int = 0  # the index's generation in which this entry last changed
     indexed_at: str = ""  # ISO 8601, UTC
 

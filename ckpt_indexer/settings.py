@@ -7,18 +7,30 @@ settings and do not import this module.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ckpt_indexer.errors import SettingInvalid
+from ckpt_indexer.layout import is_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENVIRONMENT_PREFIX = "CKPT_INDEXER_"
 _FILE_MAX = 64 << 10  # bytes
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _is_suffixes(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    wrong = [] if value is None else [suffix for suffix in value if not is_suffix(suffix)]
+    if wrong or value == ():
+        raise ValueError(f"{', '.join(wrong) or 'nothing'} is no suffix of checkpoints: use .ckpt, .pt and the like")
+    return value
 
 
 class Settings(BaseModel):
@@ -30,6 +42,10 @@ class Settings(BaseModel):
         default=60.0, ge=1.0, le=86_400.0, description="Seconds between passes over the whole tree, ±25 % jitter."
     )
     workers: int = Field(default=1, ge=1, le=64, description="Processes that read checkpoints.")
+    suffixes: Annotated[tuple[str, ...] | None, BeforeValidator(_split), AfterValidator(_is_suffixes)] = Field(
+        default=None,
+        description="Names that end so are checkpoints (.ckpt,.pt,.safetensors); kept in the index.",
+    )
     sidecars: bool = Field(default=True, description="Write a .metadata.yaml beside each checkpoint.")
     remove_orphans: bool = Field(
         default=True, description="Remove sidecars that this program wrote when their checkpoint is gone."

@@ -313,7 +313,7 @@ def monitored(score: Any) -> dict[str, Any]:
     return lightning_like(callbacks={key: state})
 
 
-def _kinds_of_tensor() -> dict[str, Any]:
+def kinds_of_tensor() -> dict[str, Any]:
     weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     slices = torch.zeros(1000)
     tagged = torch.ones(2, 2).as_subclass(Tagged)
@@ -392,10 +392,10 @@ def _make_zips(root: Path) -> dict[str, Path]:
     with torch.serialization.skip_data():
         torch.save({"state_dict": many}, path("many-records"))
     for protocol in range(6):
-        tensors = _kinds_of_tensor()
+        tensors = kinds_of_tensor()
         content = lightning_like(hyper_parameters=hyper_parameters(), state_dict=tensors)
         torch.save(content, path(f"protocol-{protocol}"), pickle_protocol=protocol)
-    torch.save(lightning_like(state_dict=_kinds_of_tensor()), path("kinds-of-tensor"))
+    torch.save(lightning_like(state_dict=kinds_of_tensor()), path("kinds-of-tensor"))
     for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.float32):
         torch.save(monitored(torch.tensor(0.75).to(dtype)), path(f"score-{str(dtype)[6:]}"))
     torch.save(monitored(torch.tensor(float("inf"))), path("score-inf"))
@@ -481,32 +481,27 @@ def big_endian(source: Path, target: Path) -> None:
 
 
 def make_others(root: Path) -> dict[str, tuple[Path, str, str]]:
-    """Make files that are no torch zips: name -> (path, format, problem code) that they should be told as."""
-    legacy = io.BytesIO()
-    torch.save(lightning_like(), legacy, _use_new_zipfile_serialization=False)
-    script = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated; files of it are not gone
-        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), script)
-    header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    """Make files that are no checkpoints: name -> (path, format, problem code) that they should be told as."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name in ("sys_info", "pickle", "storages", "tensors"):
-            archive.addfile(tarfile.TarInfo(name))
+        archive.addfile(tarfile.TarInfo("readme.txt"))
+    plain_zip = io.BytesIO()
+    with zipfile.ZipFile(plain_zip, "w") as made_zip:
+        made_zip.writestr("readme.txt", "hello")
     npz = io.BytesIO()
     np.savez(npz, a=np.zeros(3))
     contents: dict[str, tuple[bytes, str, str]] = {
-        "legacy": (legacy.getvalue(), "torch-legacy", "format-unsupported"),
-        "torchscript": (script.getvalue(), "torchscript", "format-unsupported"),
-        "safetensors": (struct.pack("<Q", len(header)) + header + bytes(8), "safetensors", "format-unsupported"),
-        "tar": (tar.getvalue(), "unknown", "format-unsupported"),
-        "pickle": (b"\x80\x04}\x94.", "pickle", "format-unsupported"),
+        "tar": (tar.getvalue(), "unknown", "not-a-checkpoint"),
+        "zip": (plain_zip.getvalue(), "unknown", "not-a-checkpoint"),
         "npz": (npz.getvalue(), "unknown", "not-a-checkpoint"),
         "npy": (b"\x93NUMPY\x01\x00v\x00{", "unknown", "not-a-checkpoint"),
         "gzip": (b"\x1f\x8b\x08" + bytes(20), "unknown", "not-a-checkpoint"),
         "html": (b"<!DOCTYPE html><html><body>404</body></html>", "unknown", "not-a-checkpoint"),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "unknown", "not-a-checkpoint"),
-        "text": (b"hello", "unknown", "not-a-checkpoint"),
+        "text": (b"hello, this is text", "unknown", "not-a-checkpoint"),
+        "json": (b'{"w": {"dtype": "F32"}}', "unknown", "not-a-checkpoint"),
+        "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(500), "unknown", "not-a-checkpoint"),
+        "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(100), "unknown", "not-a-checkpoint"),
         "empty": (b"", "unknown", "empty"),
         "zeros": (bytes(4096), "unknown", "zero-filled"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -9,9 +10,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock, Timeout
 
+from ckpt_indexer import disk
 from ckpt_indexer.disk import (
     NotRegularFile,
+    check_root,
     fingerprint_of,
     locked_folder,
     opened_file,
@@ -19,7 +23,8 @@ from ckpt_indexer.disk import (
     remove_temporary,
     replace_file,
 )
-from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from ckpt_indexer.errors import RootUnusable
+from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, is_temporary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,3 +167,69 @@ def test_a_lock_never_makes_the_folder_it_locks(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), locked_folder(tmp_path / "gone", ".lock", timeout_s=0):
         pass
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is removed the moment it has been opened."""
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    opened = os.open
+
+    def open_and_remove(path: Any, *arguments: Any, **options: Any) -> int:
+        fd = opened(path, *arguments, **options)
+        if path == folder:
+            folder.rmdir()
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_remove)
+    return folder
+
+
+def test_a_lock_makes_nothing_in_place_of_a_folder_that_vanishes_under_it(tmp_path: Path, gone: Path) -> None:
+    with pytest.raises(FileNotFoundError), locked_folder(gone, ".lock", timeout_s=0):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_cannot_be_given_back_does_not_lock_its_own_process_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "the server is gone")
+
+    monkeypatch.setattr(disk, "unlock_descriptor", fail)
+    for _ in range(2):
+        with locked_folder(tmp_path, ".lock", timeout_s=0):
+            pass
+
+
+def test_a_lock_contends_with_other_programs_locks_of_that_file(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(Timeout), locked_folder(tmp_path, ".lock", timeout_s=0):
+        pass
+    with locked_folder(tmp_path, ".lock", timeout_s=0), pytest.raises(Timeout):
+        FileLock(tmp_path / ".lock", timeout=0).acquire()
+
+
+def test_a_temporary_file_that_could_not_be_removed_is_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    with opened_folder(tmp_path, "") as folder, monkeypatch.context() as failing:
+        failing.setattr(os, "replace", fail)
+        failing.setattr(os, "unlink", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            replace_file(folder, "x", b"")
+    (name,) = os.listdir(tmp_path)
+    assert (is_temporary(name), remove_temporary(tmp_path, name), os.listdir(tmp_path)) == (True, True, [])
+
+
+def test_a_root_that_fails_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(os, "stat", fail)
+    with pytest.raises(RootUnusable, match="the disk is gone"):
+        check_root(str(tmp_path))

@@ -99,7 +99,7 @@ def test_every_setting_stands_in_the_table_with_flag_variable_key_and_default() 
     for name, field in Settings.model_fields.items():
         flag = name.replace("_", "-")
         flags = [f"--{flag}", f"--no-{flag}"] if field.annotation is bool else [f"--{flag}"]
-        default = str(field.default).lower() if field.annotation is bool else str(field.default)
+        default = str(field.default).lower() if field.annotation is bool else str(field.default or layout.SUFFIXES[0])
         expected.append([flags, [ENVIRONMENT_PREFIX + name.upper()], [name], [default]])
     assert rows == expected
 
@@ -162,7 +162,7 @@ def test_every_file_name_on_disk_is_named() -> None:
         layout.DAEMON_LOCK_NAME,
         layout.DAEMON_STATE_NAME,
         f"{layout.COOKIE_PREFIX}*",
-        f"<name>{layout.CHECKPOINT_SUFFIX}{layout.SIDECAR_SUFFIX}",
+        f"<name>{layout.SUFFIXES[0]}{layout.SIDECAR_SUFFIX}",
         f"{layout.TEMPORARY_PREFIX}*{layout.TEMPORARY_SUFFIX}",
     }
 

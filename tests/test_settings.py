@@ -34,9 +34,23 @@ def test_a_switch_can_be_turned_off_by_the_environment(text: str) -> None:
 
 def test_every_setting_has_a_variable_and_a_description() -> None:
     for name, field in Settings.model_fields.items():
-        environment = {ENVIRONMENT_PREFIX + name.upper(): str(field.default)}
-        assert load_settings({}, environment, None) == Settings()
         assert field.description
+        if field.default is not None:
+            environment = {ENVIRONMENT_PREFIX + name.upper(): str(field.default)}
+            assert load_settings({}, environment, None) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "suffixes"), [(".pt", (".pt",)), (".ckpt, .pth.tar,.bin", (".ckpt", ".pth.tar", ".bin"))]
+)
+def test_suffixes_are_split_at_commas(text: str, suffixes: tuple[str, ...]) -> None:
+    assert load_settings({"suffixes": text}, {}, None).suffixes == suffixes
+
+
+@pytest.mark.parametrize("text", ["", "pt", ".yaml", ".metadata.yaml", ".pt,", "*.pt", ".json", ". pt", "./x"])
+def test_a_suffix_that_would_take_our_own_files_or_everything_is_refused(text: str) -> None:
+    with pytest.raises(SettingInvalid, match="suffix"):
+        load_settings({"suffixes": text}, {}, None)
 
 
 @pytest.mark.parametrize(

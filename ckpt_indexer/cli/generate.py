@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ckpt_indexer.cli.rebuild import rebuild_options, run
@@ -9,6 +11,6 @@ from ckpt_indexer.cli.rebuild import rebuild_options, run
 
 @click.command("generate")
 @rebuild_options
-def command(root: str, workers: int | None, dry_run: bool, force: bool, as_json: bool, quiet: bool) -> None:
+def command(root: str, **flags: Any) -> None:
     """Write the sidecars that are missing below ROOT, and their entries; leave everything else alone."""
-    run(root, workers=workers, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, missing_only=True)
+    run(root, missing_only=True, **flags)

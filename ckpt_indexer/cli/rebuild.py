@@ -13,6 +13,7 @@ import click
 from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
 from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import RootUnusable
+from ckpt_indexer.settings import ENVIRONMENT_PREFIX, load_settings
 from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.log import configure_log
 from ckpt_indexer.watch.survey import survey
@@ -37,6 +38,11 @@ def rebuild_options(function: Any) -> Any:
         click.option(
             "--workers", type=click.IntRange(1, 64), default=None, help="Processes [default: CPUs, at most 8]."
         ),
+        click.option(
+            "--suffixes",
+            envvar=f"{ENVIRONMENT_PREFIX}SUFFIXES",
+            help="Names that end so are checkpoints (.ckpt,.pt) [default: the index's, else .ckpt].",
+        ),
         root_argument,
     ):
         function = option(function)
@@ -45,25 +51,43 @@ def rebuild_options(function: Any) -> Any:
 
 @click.command("rebuild")
 @rebuild_options
-def command(root: str, workers: int | None, dry_run: bool, force: bool, as_json: bool, quiet: bool) -> None:
+def command(root: str, **flags: Any) -> None:
     """Bring the index of ROOT and its sidecars in line with the disk.
 
     Works beside a running daemon. What is current is skipped; --force reads everything again.
     """
-    run(root, workers=workers, dry_run=dry_run, force=force, as_json=as_json, quiet=quiet, missing_only=False)
+    run(root, missing_only=False, **flags)
 
 
 def run(
-    root: str, *, workers: int | None, dry_run: bool, force: bool, as_json: bool, quiet: bool, missing_only: bool
+    root: str,
+    *,
+    workers: int | None,
+    suffixes: str | None,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    missing_only: bool,
 ) -> None:
     """Do the work of ``rebuild``, or of ``generate`` with *missing_only*."""
     check_root(root)
+    chosen = load_settings({"suffixes": suffixes}, {}, None).suffixes
     configure_log("warning", "text", is_terminal=False)
     started = time.monotonic()
-    with Indexer(root, workers=workers or min(8, os.cpu_count() or 1), remove_orphans=not missing_only) as indexer:
+    workers = workers or min(8, os.cpu_count() or 1)
+    with Indexer(root, workers=workers, remove_orphans=not missing_only, suffixes=chosen) as indexer:
         indexer.force = force
         if dry_run:
-            _dry_run(root, force=force, missing_only=missing_only, as_json=as_json, quiet=quiet, started=started)
+            _dry_run(
+                root,
+                suffixes=chosen,
+                force=force,
+                missing_only=missing_only,
+                as_json=as_json,
+                quiet=quiet,
+                started=started,
+            )
             return
         indexer.load()
         if force and not missing_only:
@@ -129,8 +153,17 @@ def _work(indexer: Indexer, tally: _Tally, *, show_bar: bool) -> None:
     indexer.finish()
 
 
-def _dry_run(root: str, *, force: bool, missing_only: bool, as_json: bool, quiet: bool, started: float) -> None:
-    surveyed = survey(root)
+def _dry_run(
+    root: str,
+    *,
+    suffixes: tuple[str, ...] | None,
+    force: bool,
+    missing_only: bool,
+    as_json: bool,
+    quiet: bool,
+    started: float,
+) -> None:
+    surveyed = survey(root, suffixes=suffixes)
     keys = set(surveyed.found) if force else {*surveyed.plan.read}
     if missing_only:
         statuses = {key: entry.status for key, entry in surveyed.entries.items()}

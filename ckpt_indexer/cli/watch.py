@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
@@ -22,13 +22,15 @@ def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a flag of every setting; the values stay ``None`` where a flag is not given."""
     for name, field in reversed(Settings.model_fields.items()):
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description} [default: {field.default}; env: {ENVIRONMENT_PREFIX}{name.upper()}]"
-        if field.annotation is bool:
+        default = "the index's, else .ckpt" if field.default is None else field.default
+        text = f"{field.description} [default: {default}; env: {ENVIRONMENT_PREFIX}{name.upper()}]"
+        kind: Any = field.annotation
+        if kind is bool:
             option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
-        elif choices := get_args(field.annotation):
-            option = click.option(flag, name, type=click.Choice(choices), default=None, help=text)
+        elif get_origin(kind) is Literal:
+            option = click.option(flag, name, type=click.Choice(get_args(kind)), default=None, help=text)
         else:
-            option = click.option(flag, name, type=field.annotation, default=None, help=text)
+            option = click.option(flag, name, type=kind if kind in (int, float) else str, default=None, help=text)
         function = option(function)
     return function
 

@@ -9,12 +9,14 @@ Source: lightning/pytorch/trainer/connectors/checkpoint_connector.py (keys), cal
 from __future__ import annotations
 
 import ast
+import math
 import re
 from typing import Any
 
-from ckpt_indexer.formats.facts import CallbackFacts, Facts, MonitorState, TensorFacts
+from ckpt_indexer.formats.facts import NO_STATE_DICT, CallbackFacts, Facts, MonitorState, TensorFacts
+from ckpt_indexer.formats.modules import state_dict_of_module
 from ckpt_indexer.formats.plain import Fetch, Plainer, text
-from ckpt_indexer.formats.tensors import ELEMENTS_MAX, ITEM_BYTES, Tensor, parse_tensor
+from ckpt_indexer.formats.tensors import ELEMENTS_MAX, ITEM_BYTES, Storage, Tensor, parse_tensor, shape_of
 from ckpt_indexer.formats.unpickle import Inert
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
@@ -26,30 +28,41 @@ OPTIMIZER_KEYS = ("optimizer_states", "optimizer_state_dict", "optimizer", "opti
 EPOCH_KEYS = ("epoch",)
 STEP_KEYS = ("global_step", "step", "global_steps")
 HYPER_PARAMETER_KEYS = ("hyper_parameters", "hparams")  # the second by Lightning before 0.9
-# Not metrics, although they hold numbers: what Lightning and torch write for themselves.
+EMBEDDED_KEY = "ckpt_indexer"  # what ``ckpt_indexer.lightning`` puts in
+# Not metrics, although they hold numbers: what Lightning, torch and DeepSpeed write for themselves.
 INTERNAL_KEYS = frozenset(
-    (*STATE_DICT_KEYS, *OPTIMIZER_KEYS, *HYPER_PARAMETER_KEYS, "datamodule_hyper_parameters", "callbacks", "loops",
+    (*STATE_DICT_KEYS, *OPTIMIZER_KEYS, *HYPER_PARAMETER_KEYS, EMBEDDED_KEY, "datamodule_hyper_parameters",
+     "callbacks", "loops",
      "lr_schedulers", "lr_scheduler", "scheduler", "native_amp_scaling_state", "MixedPrecision", "hparams_name",
      "datamodule_hparams_name", "args", "config", "trainer_args", "training_history", "averaging_state",
-     "current_model_state", "DDPStrategy")
+     "current_model_state", "DDPStrategy", "ds_config", "checkpoint_parallel_dimensions")
 )  # fmt: skip
 _STATE_KEY = re.compile(r"^(\w+)(\{.*\})?$", re.DOTALL)
 _STATE_KEY_MAX = 4_000  # characters; a real one has about 200
 
 
-def describe(root: Any, facts: Facts, fetch: Fetch) -> None:
-    """Fill *facts* with what the checkpoint's root object says; *fetch* reads a one-element tensor's value."""
+def describe(root: Any, facts: Facts, fetch: Fetch, state_dict: dict[str, Any] | None = None) -> None:
+    """Fill *facts* with what the checkpoint's root object says.
+
+    *fetch* reads a one-element tensor's value; *state_dict* is given where the root does not hold it as torch does.
+    """
     plainer = Plainer(fetch)
     mapping = _as_dict(root)
     if mapping is None:
-        facts.warnings.append(f"the checkpoint is no dict but {_kind(root)}")
+        if state_dict is None and (state_dict := state_dict_of_module(root)) is None:
+            facts.warnings.append(f"the checkpoint is no dict but {_kind(root)}")
+        if isinstance(root, int | float | str) and not isinstance(root, bool):
+            facts.value = plainer.plain(root)
         mapping = {}
     facts.epoch = _count(mapping, EPOCH_KEYS, facts)
     facts.global_step = _count(mapping, STEP_KEYS, facts)
     version = mapping.get("pytorch-lightning_version")
     facts.lightning_version = text(version)[:100] if isinstance(version, str) else None
     facts.has_optimizer = any(mapping.get(key) for key in OPTIMIZER_KEYS)
-    _describe_state_dict(mapping, facts)
+    partitioned = _partitioned(mapping)
+    _describe_state_dict(find_state_dict(mapping) if state_dict is None else state_dict, facts, partitioned)
+    facts.world_size = _count(mapping, ("dp_world_size",), facts)
+    facts.embedded = plainer.mapping(mapping.get(EMBEDDED_KEY))
     facts.metrics = _metrics(mapping, fetch)
     _describe_callbacks(mapping.get("callbacks"), facts, plainer)
     for key in HYPER_PARAMETER_KEYS:
@@ -88,6 +101,8 @@ def find_state_dict(mapping: dict[Any, Any]) -> dict[Any, Any] | None:
     for key in STATE_DICT_KEYS:
         found = _as_dict(mapping.get(key))
         if found is None:
+            if (whole := state_dict_of_module(mapping.get(key))) is not None:
+                return whole
             continue
         if key == "state_dict" or _has_tensor(found):
             return found
@@ -101,10 +116,11 @@ def _has_tensor(mapping: dict[Any, Any]) -> bool:
     return any(parse_tensor(value) is not None for value in dict.values(mapping))
 
 
-def _describe_state_dict(mapping: dict[Any, Any], facts: Facts) -> None:
-    state_dict = find_state_dict(mapping)
+def _describe_state_dict(
+    state_dict: dict[Any, Any] | None, facts: Facts, partitioned: dict[str, tuple[str, tuple[int, ...]]]
+) -> None:
     if state_dict is None:
-        facts.warnings.append("there is no state dict")
+        facts.warnings.append(NO_STATE_DICT)
         return
     listed: list[TensorFacts] = []
     counted: list[Tensor] = []
@@ -115,6 +131,10 @@ def _describe_state_dict(mapping: dict[Any, Any], facts: Facts) -> None:
         if len(listed) == TENSORS_MAX:
             facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
             break
+        if tensor.numel == 0 and isinstance(name, str) and name in partitioned:
+            key, shape = partitioned[name]
+            size = (numel := math.prod(shape)) * ITEM_BYTES.get(tensor.dtype, 1)
+            tensor = Tensor(shape, tensor.dtype, numel, Storage(f"elsewhere {key}", tensor.dtype, numel, size))
         listed.append(TensorFacts(text(name) if isinstance(name, str) else str(name)[:100], tensor.shape, tensor.dtype))
         counted.append(tensor)
     facts.tensors = listed
@@ -123,6 +143,27 @@ def _describe_state_dict(mapping: dict[Any, Any], facts: Facts) -> None:
         facts.parameters = parameters
     else:
         facts.warnings.append("the sizes of its tensors are implausible")
+
+
+def _partitioned(mapping: dict[Any, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Find the parameters whose elements lie elsewhere: DeepSpeed's ZeRO-3 leaves empty ones in their place.
+
+    Gives for each name its shape and the name that holds its elements, which tied weights share. Source:
+    deepspeed/runtime/engine.py, ``_save_checkpoint``: a dict for each group of the optimiser's, one for what is frozen.
+    """
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for key in ("param_shapes", "frozen_param_shapes"):
+        value = mapping.get(key)
+        for group in value if isinstance(value, list) else [value]:
+            for name, size in dict.items(group) if isinstance(group, dict) else ():
+                shape = shape_of(size)
+                if isinstance(name, str) and shape is not None and math.prod(shape) <= ELEMENTS_MAX:
+                    found[name] = (name, shape)
+    tied = mapping.get("shared_params")
+    for name, other in dict.items(tied) if isinstance(tied, dict) else ():
+        if isinstance(name, str) and isinstance(other, str) and other in found:
+            found[name] = found[other]
+    return found
 
 
 def count_parameters(tensors: list[Tensor]) -> int:

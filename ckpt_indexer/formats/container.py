@@ -7,27 +7,33 @@ problem where they are no readable checkpoint, and never an exception.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 from typing import TYPE_CHECKING, BinaryIO
 
-from ckpt_indexer.formats import checkpoint
+from ckpt_indexer.formats import checkpoint, sharded
 from ckpt_indexer.formats.facts import Facts, FormatProblem
-from ckpt_indexer.formats.tensors import Tensor, parse_storage
+from ckpt_indexer.formats.modules import state_dict_of_script
+from ckpt_indexer.formats.safetensors import HEADER_MAX, describe_safetensors
+from ckpt_indexer.formats.tensors import parse_storage
+from ckpt_indexer.formats.torch_legacy import MAGIC_NUMBER, read_legacy, read_tar
 from ckpt_indexer.formats.torch_zip import Archive
-from ckpt_indexer.formats.unpickle import unpickle
+from ckpt_indexer.formats.unpickle import is_cut_short, unpickle
+from ckpt_indexer.formats.values import value_reader
 from ckpt_indexer.model import Format, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Iterator
 
-    from ckpt_indexer.formats.plain import Fetch
+    from ckpt_indexer.formats.tensors import Storage
 
 HEAD_BYTES = 512
-SCORE_BYTES_MAX = 16  # a 0-d tensor's record; a storage shared with others may be larger
-FETCHES_MAX = 256  # tensors read by value; a checkpoint with save_top_k=50 has about 55
+BUFFER_BYTES = 256 << 10
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
+LEGACY_MAGIC_TEXT = b"L119547037146038801333356L\n."  # the same by pickle's protocols 0 and 1
 
+_TAR_START = b"sys_info\x00"  # the name of the first member that torch 0.1 wrote
 _FOREIGN: list[tuple[bytes, str]] = [
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -39,17 +45,6 @@ _FOREIGN: list[tuple[bytes, str]] = [
     (b"\x93NUMPY", "a numpy array"),
     (b"GGUF", "a GGUF model"),
 ]
-_STRUCT_CODES = {
-    "float64": "d",
-    "float32": "f",
-    "float16": "e",
-    "int64": "q",
-    "int32": "i",
-    "int16": "h",
-    "int8": "b",
-    "uint8": "B",
-    "bool": "?",
-}  # fmt: skip - dtypes a score can have -> struct code; bfloat16 is read by hand
 
 
 def read_facts(file: BinaryIO) -> Facts:
@@ -63,9 +58,12 @@ def read_facts(file: BinaryIO) -> Facts:
         file.seek(0)
         head = file.read(HEAD_BYTES)
         facts.format = identify(head, size)
-        if facts.format != "torch-zip":
-            raise FormatProblem("format-unsupported", f"{facts.format} files are not read yet")
-        _read_archive(file, size, facts)
+        file.seek(0)
+        if facts.format == "torch-zip":
+            _read_archive(file, size, facts)
+        else:
+            with _buffered(file) as stream:
+                _READERS[facts.format](stream, size, facts)
     except FormatProblem as error:
         facts.problem = error.problem
         facts.format = error.format or facts.format
@@ -74,7 +72,9 @@ def read_facts(file: BinaryIO) -> Facts:
     except MemoryError:
         raise  # the process has to go: its heap is full of what the file made
     except Exception as error:  # noqa: BLE001 - unpickling raises nearly anything; the worker reports, never dies
-        facts.problem = Problem.of("pickle-damaged", f"{type(error).__name__}: {error}")
+        # In an archive the pickle has an end of its own; elsewhere it ends where the file does.
+        code = "truncated" if facts.format in _ENDING_WITH_THE_FILE and is_cut_short(error) else "pickle-damaged"
+        facts.problem = Problem.of(code, f"{type(error).__name__}: {error}")
     return facts
 
 
@@ -89,33 +89,31 @@ def identify(head: bytes, size_bytes: int) -> Format:
         raise FormatProblem("empty", "the file has no bytes (yet)")
     if head[:4] == b"PK\x03\x04":
         return "torch-zip"
-    if head.startswith(LEGACY_MAGIC):
+    if head.startswith((LEGACY_MAGIC, LEGACY_MAGIC_TEXT)):
         return "torch-legacy"
-    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < size_bytes:
+    # Whether the header it announces is there is not asked: the file may still be growing.
+    if len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= HEADER_MAX:
         return "safetensors"
     if not head.strip(b"\x00"):
         raise FormatProblem("zero-filled", "the file starts with zeros: it is not written yet, or was lost")
     for magic, name in _FOREIGN:
         if head.startswith(magic):
             raise FormatProblem("not-a-checkpoint", f"this is {name}, not a checkpoint")
-    if head[257:262] == b"ustar" or (head[:8] == b"sys_info" and head[8:9] == b"\x00"):
-        raise FormatProblem("format-unsupported", "a tar archive, as torch 0.1 wrote them")
+    if head[257:262] == b"ustar" or head.startswith(_TAR_START):
+        return "torch-legacy"  # as torch 0.1 wrote it
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         raise FormatProblem("not-a-checkpoint", "this is an HTML page (a failed download?), not a checkpoint")
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return "pickle"
-    if size_bytes < 4 and b"PK\x03\x04".startswith(head):
-        raise FormatProblem("truncated", "the file has less than four bytes")
+    starts = (b"PK\x03\x04", LEGACY_MAGIC_TEXT, _TAR_START)
+    if any(start.startswith(head) for start in starts) or (len(head) < 9 and _is_length(head)):
+        raise FormatProblem("truncated", f"the file has only {size_bytes} bytes (yet)")
     raise FormatProblem("not-a-checkpoint", "this is no format that torch writes")
 
 
-def identify_folder(names: Collection[str]) -> Format:
-    """Tell the format of a checkpoint that is a folder from the names in it."""
-    if "meta.pt" in names or ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        return "sharded-dcp"
-    if "zero_to_fp32.py" in names or "latest" in names or any(name.endswith("_states.pt") for name in names):
-        return "sharded-deepspeed"
-    return "unknown"
+def _is_length(head: bytes) -> bool:
+    """Say whether these bytes may become the length that a safetensors file starts with."""
+    return int.from_bytes(head, "little") <= HEADER_MAX
 
 
 def _read_archive(file: BinaryIO, size: int, facts: Facts) -> None:
@@ -124,13 +122,31 @@ def _read_archive(file: BinaryIO, size: int, facts: Facts) -> None:
         facts.format = "unknown"
         kind = "a numpy archive (npz)" if any(n.endswith(".npy") for n in archive.records) else "a zip archive"
         raise FormatProblem("not-a-checkpoint", f"this is {kind} without data.pkl, not a checkpoint")
+    facts.content_id = archive.content_id()
+    pickled = unpickle(io.BytesIO(archive.read("data.pkl")))
+    state_dict = None
     if "constants.pkl" in archive.records:
         facts.format = "torchscript"
-        raise FormatProblem("format-unsupported", "torchscript files are not read yet")
-    facts.content_id = archive.content_id()
-    pickled = unpickle(archive.read("data.pkl"))
-    checkpoint.describe(pickled.root, facts, _fetcher(archive))
+        state_dict = state_dict_of_script(pickled.root, lambda module: _source(archive, module))
+    fetch = value_reader(lambda storage: _storage(archive, storage), lambda: _is_big_endian(archive))
+    checkpoint.describe(pickled.root, facts, fetch, state_dict)
     _check_storages(pickled.storages, archive)
+
+
+def _storage(archive: Archive, storage: Storage) -> bytes | None:
+    try:
+        return archive.read(f"data/{storage.key}")
+    except FormatProblem:
+        return None  # told where every storage is held against its record
+
+
+def _is_big_endian(archive: Archive) -> bool:
+    return "byteorder" in archive.records and archive.read("byteorder") == b"big"
+
+
+def _source(archive: Archive, module: str) -> str | None:
+    name = f"code/{module.replace('.', '/')}.py"
+    return archive.read(name, inflate=True).decode("utf-8", "replace") if name in archive.records else None
 
 
 def _check_storages(persistent_ids: list[object], archive: Archive) -> None:
@@ -151,40 +167,45 @@ def _check_storages(persistent_ids: list[object], archive: Archive) -> None:
             )
 
 
-def _fetcher(archive: Archive) -> Fetch:
-    """Make the function that reads a one-element tensor's value from its record."""
-    left = FETCHES_MAX
-    order: str | None = None
-
-    def fetch(tensor: Tensor) -> float | int | bool | None:
-        nonlocal left, order
-        storage = tensor.storage
-        if storage is None or storage.size_bytes > SCORE_BYTES_MAX or left <= 0:
-            return None
-        left -= 1
-        try:
-            if order is None:
-                big = "byteorder" in archive.records and archive.read("byteorder") == b"big"
-                order = ">" if big else "<"
-            data = archive.read(f"data/{storage.key}")
-        except FormatProblem:
-            return None
-        return _decode(data, tensor.dtype, tensor.offset, order)
-
-    return fetch
+@contextlib.contextmanager
+def _buffered(file: BinaryIO) -> Iterator[io.BufferedReader]:
+    """Read *file* ahead in blocks; it stays open."""
+    stream: io.BufferedReader = io.BufferedReader(file, BUFFER_BYTES)  # type: ignore[arg-type]
+    try:
+        yield stream
+    finally:
+        stream.detach()
 
 
-def _decode(data: bytes, dtype: str, offset: int, order: str) -> float | int | bool | None:
-    if dtype == "bfloat16":  # the upper half of a float32
-        raw = data[2 * offset : 2 * offset + 2]
-        if len(raw) < 2:
-            return None
-        padded = b"\x00\x00" + raw if order == "<" else raw + b"\x00\x00"
-        return float(struct.unpack(f"{order}f", padded)[0])
-    code = _STRUCT_CODES.get(dtype)
-    if code is None:
-        return None
-    value: float | int | bool | None = None
-    with contextlib.suppress(struct.error):
-        value = struct.unpack_from(f"{order}{code}", data, offset * struct.calcsize(code))[0]
-    return value
+def _read_legacy(stream: io.BufferedReader, size: int, facts: Facts) -> None:
+    if stream.peek().startswith((LEGACY_MAGIC, LEGACY_MAGIC_TEXT)):
+        unpickle(stream)  # the magic number
+        pickled, read_storage = read_legacy(stream, size)
+    else:
+        pickled, read_storage = read_tar(stream, size)
+    checkpoint.describe(pickled.root, facts, value_reader(read_storage, lambda: False))
+
+
+def _read_pickle(stream: io.BufferedReader, size: int, facts: Facts) -> None:
+    root = unpickle(stream).root
+    rest = size - stream.tell()
+    if type(root) is int and root == MAGIC_NUMBER:  # by a protocol of pickle's that torch does not choose by itself
+        facts.format = "torch-legacy"
+        pickled, read_storage = read_legacy(stream, size)
+        checkpoint.describe(pickled.root, facts, value_reader(read_storage, lambda: False))
+        return
+    if sharded.is_dcp_metadata(root):
+        facts.format = "sharded-dcp"
+        sharded.describe_dcp(root, facts)
+    else:
+        checkpoint.describe(root, facts, value_reader(lambda storage: storage.data, lambda: False))
+    if rest:
+        facts.warnings.append(f"{rest} bytes follow the pickle")
+
+
+_ENDING_WITH_THE_FILE = ("torch-legacy", "pickle", "sharded-dcp")
+_READERS: dict[Format, Callable[[io.BufferedReader, int, Facts], None]] = {
+    "torch-legacy": _read_legacy,
+    "safetensors": describe_safetensors,
+    "pickle": _read_pickle,
+}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from ckpt_indexer.model import Format, Problem
+
+NO_STATE_DICT = "there is no state dict"  # a warning
 
 
 class FormatProblem(Exception):
@@ -51,6 +53,14 @@ class CallbackFacts(msgspec.Struct):
     state: Any = None  # plain data
 
 
+class FilePart(msgspec.Struct):
+    """A run of bytes in one of a folder's files."""
+
+    name: str
+    offset: int
+    length: int
+
+
 class Facts(msgspec.Struct):
     """Everything a checkpoint says about itself, as far as it could be read."""
 
@@ -69,4 +79,64 @@ class Facts(msgspec.Struct):
     parameters: int | None = None
     has_optimizer: bool = False
     validations_in_epoch: int | None = None  # up to this save, from the loops' progress
+    file_metadata: dict[str, str] = {}  # safetensors' ``__metadata__``
+    embedded: dict[str, Any] | None = None  # what our training callback put in
+    value: int | float | str | None = None  # of a file that holds one value and nothing else
+    files: dict[str, int] = {}  # of a folder: its files, and how many bytes each must have at least
+    parts: dict[str, FilePart] = {}  # of a folder: where "epoch" and the like are stored
+    needs_meta: bool = False  # of a folder: Lightning wrote it, and writes meta.pt after everything else
+    world_size: int | None = None  # of a folder: how many ranks wrote it
     warnings: list[str] = []  # known keys of a wrong type, and the like; the rest was read
+
+
+Region = Literal[
+    "local header", "padding", "data.pkl", "tensor data", "record", "descriptor", "central directory", "tail", "file"
+]
+
+
+class Damage(msgspec.Struct):
+    """One place of a file that is not what was written."""
+
+    region: Region
+    record: str | None  # the archive's record it belongs to, without the archive's root folder
+    offset: int  # bytes from the file's start: where the region, or the first wrong byte if that is known, begins
+    code: str  # of the problem that it is
+    message: str
+
+    def problem(self) -> Problem:
+        """Say it in one line."""
+        place = f"{self.region} of {self.record}" if self.record not in (None, self.region) else self.region
+        return Problem.of(self.code, f"{place}, byte {self.offset}: {self.message}")
+
+
+class NonFinite(msgspec.Struct):
+    """A tensor of the weights that holds NaN or infinity."""
+
+    name: str
+    nan: int  # elements
+    inf: int
+
+
+class Readable(msgspec.Struct):
+    """What a damaged file still gives, byte for byte as it was written."""
+
+    records: int
+    records_total: int  # those that are there and those that its pickle asks for
+    tensors: int | None  # None where the pickle is lost, and with it the tensors' names
+    tensors_total: int | None
+    lost: list[str] = []  # the names of tensors that are not to be had, or not all of their bytes; bounded
+
+
+class DeepFacts(msgspec.Struct):
+    """What reading every byte of a checkpoint gives."""
+
+    damages: list[Damage] = []  # the first ones
+    damages_total: int = 0
+    problem: Problem | None = None  # the first damage, or why it could not be read to its end
+    readable: Readable | None = None  # of a damaged archive
+    digest: str | None = None  # of the whole file, where it has bytes that no checksum of its own covers
+    unproven_bytes: int = 0  # as many
+    nonfinite: list[NonFinite] = []  # tensors of the weights, the first ones
+    nan: int = 0  # elements in all weights
+    inf: int = 0
+    uncounted: int = 0  # tensors of the weights in which NaN and infinity could not be counted

@@ -7,10 +7,20 @@ Sources: torch/_utils.py (argument orders), torch/storage.py (storage types), to
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any, NamedTuple
 
-from ckpt_indexer.formats.unpickle import Called, Inert, ParameterRef, TensorRef, TypedTensorRef
+from ckpt_indexer.formats.unpickle import (
+    Called,
+    Inert,
+    ParameterRef,
+    TensorRef,
+    TypedTensorRef,
+    bytes_of,
+    unpickle,
+)
+from ckpt_indexer.formats.values import VALUE_BYTES_MAX
 
 DIMENSIONS_MAX = 64  # torch's own limit on a tensor's dimensions
 ELEMENTS_MAX = 1 << 62  # beyond any address space: a lie
@@ -60,6 +70,8 @@ class Storage(NamedTuple):
     dtype: str
     numel: int  # elements; bytes where the storage is untyped
     size_bytes: int
+    view_offset: int = 0  # elements; where the part of it begins that torch 0.1 to 0.3 gave a tensor as its storage
+    data: bytes | None = None  # its first bytes, where the pickle itself holds them
 
 
 class Tensor(NamedTuple):
@@ -73,7 +85,12 @@ class Tensor(NamedTuple):
 
 
 def parse_storage(persistent_id: Any) -> Storage | None:
-    """Read ``("storage", storage type, key, location, numel)``."""
+    """Read ``("storage", storage type, key, location, numel)``; a sixth part describes a view of it.
+
+    In a plain pickle a call of ``torch.storage._load_from_bytes`` stands in its place.
+    """
+    if isinstance(persistent_id, Inert):
+        return _parse_inner(persistent_id)
     if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
         return None
     kind, key, numel = persistent_id[1], persistent_id[2], persistent_id[4]
@@ -82,7 +99,31 @@ def parse_storage(persistent_id: Any) -> Storage | None:
     dtype = DTYPE_OF_STORAGE.get(kind.qualname)
     if dtype is None or not isinstance(key, str) or not _is_count(numel):
         return None
-    return Storage(key, dtype, numel, numel * ITEM_BYTES.get(dtype, 1))
+    view = persistent_id[5] if len(persistent_id) > 5 else None
+    view_offset = view[1] if isinstance(view, tuple) and len(view) == 3 else 0
+    return Storage(key, dtype, numel, numel * ITEM_BYTES.get(dtype, 1), view_offset) if _is_count(view_offset) else None
+
+
+def _parse_inner(call: Inert) -> Storage | None:
+    """Read the storage that is the whole content of a legacy file, given as bytes."""
+    data = bytes_of(call.args[0]) if type(call).qualname == "_load_from_bytes" and call.args else None
+    if data is None:
+        return None
+    stream = io.BytesIO(data)
+    try:
+        roots = [unpickle(stream).root for _ in range(5)]  # magic number, protocol, system, object, keys
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - of nearly any type, says its contract
+        return None
+    storage = parse_storage(roots[3]) if isinstance(roots[3], tuple) else None
+    start = stream.tell() + 8  # behind the number of its elements
+    if storage is None or len(data) < start + storage.size_bytes:
+        return None
+    # Each such call makes a storage of its own, whatever key was given to it: memory is shared by sharing the object.
+    return storage._replace(
+        key=f"object {id(call)}", data=data[start : start + min(storage.size_bytes, VALUE_BYTES_MAX)]
+    )
 
 
 def parse_tensor(value: Any) -> Tensor | None:
@@ -101,24 +142,26 @@ def parse_tensor(value: Any) -> Tensor | None:
         storage = parse_storage(value.storage)
         return None if storage is None else _tensor(value.size, storage.dtype, storage, value.offset)
     if type(value) is TypedTensorRef:
-        storage, dtype = parse_storage(value.storage), _dtype_name(value.dtype)
+        storage, dtype = parse_storage(value.storage), dtype_name(value.dtype)
         return None if storage is None or dtype is None else _tensor(value.size, dtype, storage, value.offset)
     return None
 
 
 def _tensor(size: Any, dtype: str, storage: Storage | None, offset: Any = 0) -> Tensor | None:
-    shape = _shape(size)
+    shape = shape_of(size)
     if shape is None or not _is_count(offset):
         return None
     numel = math.prod(shape)
-    return Tensor(shape, dtype, numel, storage, offset) if numel <= ELEMENTS_MAX else None
+    if numel > ELEMENTS_MAX:
+        return None
+    return Tensor(shape, dtype, numel, storage, offset + (storage.view_offset if storage is not None else 0))
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= ELEMENTS_MAX
 
 
-def _shape(size: Any) -> tuple[int, ...] | None:
+def shape_of(size: Any) -> tuple[int, ...] | None:
     if isinstance(size, Inert) and size.args:  # torch.Size((2, 3))
         size = size.args[0]
     if isinstance(size, tuple | list) and len(size) <= DIMENSIONS_MAX and all(map(_is_count, size)):
@@ -126,7 +169,7 @@ def _shape(size: Any) -> tuple[int, ...] | None:
     return None
 
 
-def _dtype_name(value: Any) -> str | None:
+def dtype_name(value: Any) -> str | None:
     if isinstance(value, type) and issubclass(value, Inert) and value.module == "torch" and value.qualname.isascii():
         return value.qualname
     return None
@@ -158,10 +201,10 @@ def _parse_special(value: Inert) -> Tensor | None:
     if name == "_rebuild_nested_tensor" and args:
         return parse_tensor(args[0])  # the ragged parts, one after the other
     if name == "_rebuild_meta_tensor_no_storage" and len(args) >= 2:
-        dtype = _dtype_name(args[0])
+        dtype = dtype_name(args[0])
         return None if dtype is None else _tensor(args[1], dtype, None)
     if name == "_rebuild_wrapper_subclass" and len(args) >= 3:
-        dtype = _dtype_name(args[1])
+        dtype = dtype_name(args[1])
         return None if dtype is None else _tensor(args[2], dtype, None)
     if name == "_rebuild_sparse_tensor" and len(args) >= 2 and isinstance(args[1], tuple) and len(args[1]) >= 3:
         # (indices, values, size, …) in COO, (compressed indices, plain indices, values, size) in CSR and its like

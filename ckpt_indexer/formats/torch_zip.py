@@ -26,7 +26,7 @@ TAIL_BYTES = 64 << 10  # holds the directory of about 900 records
 DIRECTORY_MAX = 64 << 20  # bytes; 70,000 records take 4.7 MB
 RECORDS_MAX = 1_000_000
 RECORD_READ_MAX = 128 << 20  # bytes of one record read into memory; real data.pkl reach 8 MB
-STORED = 0
+STORED, DEFLATED = 0, 8
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory
 _LOCATOR = struct.Struct("<4sLQL")  # zip64 end of central directory locator
@@ -42,6 +42,7 @@ class Record(NamedTuple):
     size_bytes: int
     header_offset: int
     method: int
+    packed_bytes: int  # as it lies in the file; the same but for TorchScript's code
 
 
 class Archive:
@@ -66,8 +67,8 @@ class Archive:
         directory, count = self._directory()
         self.records = self._parse_directory(directory, count)
 
-    def read(self, name: str, *, check: bool = True) -> bytes:
-        """Read a record whole and, where the archive has a checksum of it, check it.
+    def read(self, name: str, *, inflate: bool = False) -> bytes:
+        """Read a record whole and, where the archive has a checksum of it, check it; *inflate* allows compression.
 
         Raises:
             FormatProblem: the record is missing, too large, compressed, cut short, or its checksum differs.
@@ -78,10 +79,14 @@ class Archive:
             raise FormatProblem("record-missing", f"there is no record {name}")
         if record.size_bytes > RECORD_READ_MAX:
             raise FormatProblem("limit-exceeded", f"record {name} has {record.size_bytes} bytes")
-        data = self._read(self._data_offset(name, record), record.size_bytes)
+        if record.method != STORED and not (inflate and record.method == DEFLATED):
+            raise FormatProblem("format-unsupported", f"record {name} is compressed; torch never writes that")
+        data = self._read(self._data_offset(name, record), record.packed_bytes)
+        if record.method == DEFLATED:
+            data = _inflated(data, record.size_bytes, name)
         if len(data) != record.size_bytes:
             raise FormatProblem("container-damaged", f"record {name} runs past the end of the file")
-        if check and record.crc and zlib.crc32(data) != record.crc:
+        if record.crc and zlib.crc32(data) != record.crc:
             raise FormatProblem("checksum-mismatch", f"record {name} is not what was written: its CRC-32 differs")
         return data
 
@@ -148,9 +153,9 @@ class Archive:
                 key = name.removeprefix(root).decode("utf-8", "backslashreplace")
                 if key in records:
                     raise FormatProblem("container-damaged", f"two records are called {key}")
-                if method == STORED and (size != packed or offset + size > self._size):
+                if (method == STORED and size != packed) or offset + packed > self._size:
                     raise FormatProblem("container-damaged", f"record {key} does not fit in the file")
-                records[key] = Record(crc, size, offset, method)
+                records[key] = Record(crc, size, offset, method, packed)
         except struct.error:
             raise FormatProblem("container-damaged", "the archive's directory is cut short") from None
         if len(records) != count or position != end:
@@ -158,8 +163,6 @@ class Archive:
         return records
 
     def _data_offset(self, name: str, record: Record) -> int:
-        if record.method != STORED:
-            raise FormatProblem("format-unsupported", f"record {name} is compressed; torch never writes that")
         # Most records need one read only: the header, its padding (64-byte alignment) and the data lie together.
         header = self._read(record.header_offset, _LOCAL.size)
         if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04":
@@ -170,6 +173,14 @@ class Archive:
         if not written.decode("utf-8", "backslashreplace").endswith(name):
             raise FormatProblem("container-damaged", f"record {name} has another name in front of its data")
         return int(start + name_size + extra_size)
+
+
+def _inflated(data: bytes, size_bytes: int, name: str) -> bytes:
+    """Decompress a record, to no more than it should have."""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size_bytes + 1)
+    except zlib.error as error:
+        raise FormatProblem("container-damaged", f"record {name} cannot be decompressed: {error}") from None
 
 
 def _zip64_sizes(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:

@@ -15,11 +15,13 @@ Formats: CPython's Lib/pickletools.py; torch's argument orders: torch/_utils.py.
 from __future__ import annotations
 
 import functools
-import io
 import pickle
-from typing import Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GLOBALS_MAX = 1000  # distinct classes and functions a file may name; the most in real files is 45
 NAME_MAX = 500  # characters of "module.name"; torch itself takes minutes over a 100 kB one
@@ -170,17 +172,21 @@ def inert_class(module: str, name: str) -> type:
     return _FrozenType("Inert", (Inert,), {"__slots__": (), "module": module, "qualname": name})
 
 
-class _Storages(dict[Any, Any]):
-    """Remembers each persistent id once; only a new one costs a Python call."""
+class _Persistent(dict[Any, Any]):
+    """Remembers what each persistent id stands for; only a new one costs a Python call."""
+
+    def __init__(self, resolve: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.resolve = resolve
 
     def __missing__(self, persistent_id: Any) -> Any:
-        self[persistent_id] = persistent_id
-        return persistent_id
+        value = self[persistent_id] = self.resolve(persistent_id)
+        return value
 
 
 class _InertUnpickler(pickle.Unpickler):
-    def __init__(self, data: io.BytesIO) -> None:
-        super().__init__(data, encoding="utf-8")
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(stream, encoding="utf-8")
         self.globals: set[tuple[str, str]] = set()
 
     def find_class(self, module: str, name: str) -> Any:
@@ -195,21 +201,34 @@ class Unpickled(msgspec.Struct):
 
     root: Any
     storages: list[Any]  # every persistent id, once, in the order of appearance
-    size: int  # bytes the pickle took
     globals: set[tuple[str, str]]
 
 
-def unpickle(data: bytes) -> Unpickled:
-    """Read one pickle (protocols 0 to 5) from the start of *data*.
+def unpickle(stream: IO[bytes], resolve: Callable[[Any], Any] = lambda persistent_id: persistent_id) -> Unpickled:
+    """Read one pickle (protocols 0 to 5) from where *stream* is, and leave it behind the pickle's end.
+
+    *resolve* says what a persistent id stands for.
 
     Raises:
         Exception: of nearly any type, MemoryError and RecursionError included; the bytes are not a usable pickle.
 
     """
-    stream = io.BytesIO(data)
     unpickler = _InertUnpickler(stream)
-    storages = _Storages()
+    persistent = _Persistent(resolve)
     # Set on the instance: the C unpickler then calls the dict's own C method, not a Python one, for each tensor.
-    unpickler.persistent_load = storages.__getitem__  # type: ignore[method-assign]
+    unpickler.persistent_load = persistent.__getitem__  # type: ignore[method-assign]
     root = unpickler.load()
-    return Unpickled(root=root, storages=list(storages), size=stream.tell(), globals=unpickler.globals)
+    return Unpickled(root=root, storages=list(persistent), globals=unpickler.globals)
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """Give bytes, also as protocol 2 writes them: ``_codecs.encode(text, 'latin1')``; ``None`` if it is no bytes."""
+    if isinstance(value, Inert) and type(value).qualname == "encode" and value.args:
+        value = value.args[0]
+        return value.encode("latin1", "replace") if isinstance(value, str) else None
+    return bytes(value) if isinstance(value, bytes | bytearray) else None
+
+
+def is_cut_short(error: Exception) -> bool:
+    """Say whether unpickling failed because the bytes ended."""
+    return isinstance(error, EOFError) or (isinstance(error, pickle.UnpicklingError) and "truncated" in str(error))

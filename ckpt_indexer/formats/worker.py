@@ -1,34 +1,46 @@
 """The process in which every byte of other people's files is parsed: ``python -m ckpt_indexer.formats.worker``.
 
-Its owner (``reader``) sends one byte, what to read, with an open descriptor of the file; it answers with a length and
-a msgpack document. It opens no path itself and is given limits before the first file: address space, CPU time a file,
-no core dumps, no writing to files. Whatever a file does to it ends as this process's death, which its owner turns into
-a problem. Standard input is the socket; the process ends when its owner is gone.
+Its owner (``reader``) sends one byte, what to read, with an open descriptor of the file, and for a deep reading how
+fast it may go (a double, bytes a second, 0 for no limit); it answers with a length and a msgpack document. It opens no
+path itself and is given limits before the first file: address space, CPU time a file, no core dumps, no writing to
+files. Whatever a file does to it ends as this process's death, which its owner turns into a problem. Standard input is
+the socket; the process ends when its owner is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import resource
 import signal
 import socket
 import struct
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ckpt_indexer.formats.container import read_facts
-from ckpt_indexer.formats.facts import Facts
+from ckpt_indexer.formats.facts import DeepFacts, Facts
 from ckpt_indexer.formats.plain_yaml import YAML_MAX, parse_yaml
 from ckpt_indexer.model import Problem
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 READ_CHECKPOINT = b"C"
+READ_DEEP = b"D"
 READ_YAML = b"Y"
 MEMORY_MAX = 448 << 20  # bytes of address space: 512 MB for all of it, the interpreter's own included
 CPU_SECONDS = 1.5  # for one file; a data.pkl of 8 MB takes 0.3
+DEEP_CPU_SECONDS = 20.0  # for every byte of one file: so much, for 70,000 records take 4 …
+DEEP_CPU_RATE = 20e6  # … and a second for so many bytes; the slowest part, the digest, does 1e9
+PACE_STEP_MIN = 64 << 10  # bytes read at once, however slow it has to be
 EXIT_MEMORY = 70  # the exit code that says the memory did not suffice
 HEADER = struct.Struct("<I")
+RATE = struct.Struct("<d")
 
 
 class YamlFacts(msgspec.Struct):
@@ -36,6 +48,12 @@ class YamlFacts(msgspec.Struct):
 
     document: Any = None
     error: str | None = None
+    is_unread: bool = False  # the disk failed: the error says nothing about the document
+
+
+def cpu_seconds(request: bytes, size_bytes: int) -> float:
+    """Give the CPU time that one request may take."""
+    return DEEP_CPU_SECONDS + size_bytes / DEEP_CPU_RATE if request == READ_DEEP else CPU_SECONDS
 
 
 def main() -> None:
@@ -47,11 +65,17 @@ def main() -> None:
         request, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
         if not request or not descriptors:
             return
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its default action ends the process
+        descriptor = descriptors[0]
+        rate = RATE.unpack(channel.recv(RATE.size, socket.MSG_WAITALL))[0] if request == READ_DEEP else 0.0
+        # Its default action ends the process.
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds(request, os.fstat(descriptor).st_size))
         answer: object
         try:
-            with open(descriptors[0], "rb", buffering=0) as file:
-                answer = read_facts(file) if request == READ_CHECKPOINT else _read_yaml(file)
+            if request == READ_DEEP:
+                answer = _read_deep(descriptor, rate)
+            else:
+                with open(descriptor, "rb", buffering=0) as file:
+                    answer = read_facts(file) if request == READ_CHECKPOINT else _read_yaml(file)
             data = encode(answer)
         except MemoryError:
             # A heap that was full once is fragmented; a new process costs 40 ms. Ended at once and unanswered, so that
@@ -59,16 +83,56 @@ def main() -> None:
             os._exit(EXIT_MEMORY)
         except Exception as error:  # noqa: BLE001 - a traceback would put a file's text into its owner's log
             problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
-            answer = Facts(problem=problem) if request == READ_CHECKPOINT else YamlFacts(error=problem.message)
-            data = encode(answer)
+            failures = {READ_CHECKPOINT: Facts(problem=problem), READ_DEEP: DeepFacts(problem=problem)}
+            data = encode(failures.get(request, YamlFacts(error=problem.message)))
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(HEADER.pack(len(data)) + data)
+
+
+def _read_deep(descriptor: int, rate: float) -> DeepFacts:
+    from ckpt_indexer.formats.deep import read_deep  # numpy and isal, which no other request needs
+
+    with _FromDisk(descriptor, rate) as file:
+        return read_deep(file)
+
+
+class _FromDisk(io.FileIO):
+    """A file whose bytes come from the disk, not from memory, and not faster than they may.
+
+    What the system holds of it in memory proves nothing about the disk, so that is dropped before; and what was read is
+    dropped after, so that a look at every file does not push out what others need. Pages that are not written yet, or
+    mapped by somebody, stay. Pacing is done by sleeping, which costs no CPU time.
+    """
+
+    def __init__(self, descriptor: int, rate: float) -> None:
+        super().__init__(descriptor, "rb")
+        self._advise(0, 0, os.POSIX_FADV_DONTNEED)
+        self._advise(0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._step = max(PACE_STEP_MIN, int(rate / 4)) if rate else None  # four steps a second
+        self._rate = rate
+        self._due = time.monotonic()  # when the next step may begin
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        start = self.tell()
+        if self._rate:
+            time.sleep(max(0.0, self._due - time.monotonic()))
+        count = super().readinto(memoryview(buffer)[: self._step])
+        if self._rate:
+            self._due = max(self._due, time.monotonic() - 1.0) + count / self._rate  # a slow disk is not caught up with
+        self._advise(start, count, os.POSIX_FADV_DONTNEED)
+        return count
+
+    def _advise(self, start: int, size: int, advice: int) -> None:
+        with contextlib.suppress(OSError):  # a file system without this has no such memory either
+            os.posix_fadvise(self.fileno(), start, size, advice)
 
 
 def _read_yaml(file: Any) -> YamlFacts:
     try:
         return YamlFacts(document=parse_yaml(file.read(YAML_MAX + 1)))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return YamlFacts(error=Problem.of("io-error", error.strerror or error).message, is_unread=True)
+    except ValueError as error:
         return YamlFacts(error=Problem.of("sidecar-invalid", error).message)
 
 

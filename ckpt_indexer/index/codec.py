@@ -11,17 +11,18 @@ import re
 import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
-from ckpt_indexer.layout import SIDECAR_SUFFIX
+from ckpt_indexer.layout import SIDECAR_SUFFIX, SUFFIXES, is_suffix
 from ckpt_indexer.model import Entry
 
 VERSION = "1.0"
 _MAJOR = int(VERSION.partition(".")[0])
 _VERSION_PATTERN = re.compile(r"([0-9]{1,9})\.[0-9]{1,9}")
 _FIELDS = frozenset(Entry.__struct_fields__)
-_KNOWN = ("version", "last_updated", "generation", "checkpoints", "entries")
+_KNOWN = ("version", "last_updated", "generation", "suffixes", "checkpoints", "entries")
 
 _document_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _entries_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_suffixes_decoder = msgspec.json.Decoder(tuple[str, ...])
 _entry_decoder = msgspec.json.Decoder(Entry)
 _encoder = msgspec.json.Encoder()
 
@@ -49,6 +50,7 @@ class Index(msgspec.Struct):
 
     generation: int = 0
     last_updated: str = ""
+    suffixes: tuple[str, ...] = SUFFIXES  # of the names that count as checkpoints
     entries: dict[str, msgspec.Raw] = {}
     extra: dict[str, msgspec.Raw] = {}  # fields of a newer version
 
@@ -70,9 +72,13 @@ def decode_index(data: bytes, path: str) -> Index:
             raise IndexCorrupt(path=path, reason=f"its version is {version[:40]!r}, not {_MAJOR}.x")
         if int(match[1]) > _MAJOR:
             raise IndexTooNew(path=path, version=version, supported=f"{_MAJOR}.x")
+        suffixes = _suffixes_decoder.decode(document["suffixes"]) if "suffixes" in document else SUFFIXES
+        if not suffixes or not all(map(is_suffix, suffixes)):
+            raise IndexCorrupt(path=path, reason=f"its suffixes are {str(suffixes)[:60]!r}")
         return Index(
             generation=msgspec.json.decode(document.get("generation", b"0"), type=int),
             last_updated=msgspec.json.decode(document.get("last_updated", b'""'), type=str),
+            suffixes=suffixes,
             entries=_entries_decoder.decode(document["entries"]) if "entries" in document else {},
             extra={key: value for key, value in document.items() if key not in _KNOWN},
         )
@@ -88,6 +94,7 @@ def encode_index(index: Index, listings: dict[str, msgspec.Raw]) -> bytes:
         "version": VERSION,
         "last_updated": index.last_updated,
         "generation": index.generation,
+        **({} if index.suffixes == SUFFIXES else {"suffixes": index.suffixes}),
         "checkpoints": dict(sorted(listings.items())),
         "entries": index.entries,
         **index.extra,

@@ -38,6 +38,7 @@ class IndexView(msgspec.Struct, frozen=True):
     root: str
     generation: int
     last_updated: str  # ISO 8601, UTC
+    suffixes: tuple[str, ...]  # of the names that count as checkpoints
     entries: dict[str, Entry]  # key -> entry, the broken ones too
 
     def usable(self) -> Iterator[Entry]:
@@ -53,6 +54,7 @@ class _Document(msgspec.Struct):
     version: str
     generation: int = 0
     last_updated: str = ""
+    suffixes: tuple[str, ...] = layout.SUFFIXES
     entries: dict[str, Entry] = {}
 
 
@@ -111,7 +113,7 @@ def _decode(data: bytes, root: str, path: str) -> IndexView:
     try:
         document = _decoder.decode(data)
         if document.version.partition(".")[0] == codec.VERSION.partition(".")[0]:
-            return IndexView(root, document.generation, document.last_updated, document.entries)
+            return IndexView(root, document.generation, document.last_updated, document.suffixes, document.entries)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     # Slow path: an entry made by hand or by a newer version must not hide the others.
@@ -124,4 +126,4 @@ def _decode(data: bytes, root: str, path: str) -> IndexView:
             continue
     if index.entries and not entries:
         raise IndexCorrupt(path=path, reason="none of its entries can be read")
-    return IndexView(root, index.generation, index.last_updated, entries)
+    return IndexView(root, index.generation, index.last_updated, index.suffixes, entries)

@@ -54,9 +54,19 @@ class Outcome(NamedTuple):
 class Store:
     """The index of one root, for writers."""
 
-    def __init__(self, root: str, *, on_set_aside: Callable[[str, str], None] | None = None) -> None:
-        """*on_set_aside* is told (new name, reason) when a file that is no index was moved out of the way."""
+    def __init__(
+        self,
+        root: str,
+        *,
+        suffixes: tuple[str, ...] | None = None,
+        on_set_aside: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """*suffixes* say which names are checkpoints; without them those of the index hold.
+
+        *on_set_aside* is told (new name, reason) when a file that is no index was moved out of the way.
+        """
         self.root = root
+        self._suffixes = suffixes
         self._path = os.path.join(root, layout.INDEX_NAME)
         self.loads = 0  # how often entries came from the file; a number that moved means another writer was there
         self._on_set_aside = on_set_aside
@@ -69,6 +79,16 @@ class Store:
     @property
     def generation(self) -> int:
         return self._index.generation
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What the names of this index's checkpoints end in."""
+        return self._suffixes or self._index.suffixes
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the index on disk has other suffixes: the next commit writes it."""
+        return self.suffixes != self._index.suffixes
 
     @property
     def entries(self) -> Mapping[str, msgspec.Raw]:
@@ -114,7 +134,7 @@ class Store:
                 stamped = msgspec.structs.replace(entry, generation=generation, indexed_at=now)
                 new[entry.path] = codec.encode_entry(stamped, previous)
             new.update((key, None) for key in removed if key in entries and key not in contested)
-            if new or self._fingerprint is None:
+            if new or self._fingerprint is None or self.is_behind:
                 self._write(folder, new, generation, now)
             return Outcome(list(new), contested)
 
@@ -122,7 +142,13 @@ class Store:
         before = {key: self._index.entries.get(key) for key in new}
         self._put(new)
         index = self._index
-        index = Index(generation=generation, last_updated=now, entries=index.entries, extra=index.extra)
+        index = Index(
+            generation=generation,
+            last_updated=now,
+            suffixes=self.suffixes,
+            entries=index.entries,
+            extra=index.extra,
+        )
         try:
             data = codec.encode_index(index, self._listings)
             self._fingerprint = replace_file(folder, layout.INDEX_NAME, data)
@@ -177,13 +203,17 @@ class Store:
             index = codec.decode_index(data, self._path)
         except FileNotFoundError:
             if self._fingerprint is not None or not self.loads:
-                self._replace(Index(generation=self._index.generation), None)
+                self._replace(self._emptied(), None)
         except NotRegularFile:
             self._set_aside(folder, "it is no regular file")
         except IndexCorrupt as error:
             self._set_aside(folder, str(error))
         else:
             self._replace(index, fingerprint)
+
+    def _emptied(self) -> Index:
+        """Give what is left of an index whose file is gone."""
+        return Index(generation=self._index.generation, suffixes=self._index.suffixes)
 
     def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
         entries, index.entries = index.entries, {}  # a new one: `_load` compares it with the old
@@ -203,7 +233,7 @@ class Store:
         taken = set(os.listdir(folder))  # two in one second must not replace each other; the lock keeps others out
         name = next(n for i in itertools.count(1) if (n := moment if i == 1 else f"{moment}-{i}") not in taken)
         os.replace(layout.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
-        self._replace(Index(generation=self._index.generation), None)
+        self._replace(self._emptied(), None)
         if self._on_set_aside is not None:
             self._on_set_aside(name, reason)
 

@@ -15,6 +15,7 @@ from ckpt_indexer import __version__
 from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part
+from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.entry import utc_text
 from ckpt_indexer.metadata.schema import (
     UNKNOWN,
@@ -55,34 +56,47 @@ class Config(msgspec.Struct):
 def compose(
     *, key: str, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None
 ) -> Document:
-    """Make the document of a checkpoint from its own header (tier 3) and its run's configuration (tier 4)."""
+    """Make a checkpoint's document: what our callback embedded (tier 2), its header (3), its configuration (4)."""
     content = config.content if config is not None else {}
-    sources: dict[str, Source] = {"training": "checkpoint"}
+    embedded = parse_embedded(facts.embedded)
+    told = embedded or Embedded()
+    sources: dict[str, Source] = {"training": "checkpoint" if embedded is None else "embedded"}
     exp_name = find_text(content, "exp_name", "experiment_name")
-    sources["exp_name"] = "config" if exp_name else "path"
-    metrics, score, sources["metrics"] = _metrics(key, link_target, facts)
+    sources["exp_name"] = "embedded" if told.exp_name else "config" if exp_name else "path"
+    metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told)
     model, sources["model"] = _model(facts, content)
     if config is not None:
         sources["hydra_config_path"] = "config"
+    elif told.config_path is not None:
+        sources["hydra_config_path"] = "embedded"
+    if told.wandb_run_id is not None:
+        sources["wandb_run_id"] = "embedded"
     return Document(
         checkpoint_path=key,
-        exp_name=exp_name or place_of(key).experiment.rpartition("/")[2],
+        exp_name=told.exp_name or exp_name or place_of(key).experiment.rpartition("/")[2],
         created_at=utc_text(fingerprint[1]).removesuffix("Z"),
         training=Training(
             epoch=facts.epoch,
             global_step=facts.global_step,
-            training_phase=find_text(content, "training_phase") or "training",
-            max_epochs=find_int(content, "trainer.max_epochs", "max_epochs"),
+            training_phase=told.training_phase or find_text(content, "training_phase") or "training",
+            max_epochs=find_int(content, "trainer.max_epochs", "max_epochs")
+            if told.max_epochs is None
+            else told.max_epochs,
         ),
         model=model,
         metrics=metrics,
-        checkpointing=_checkpointing(score, content, sources),
-        hydra_config_path=config.path if config is not None else None,
+        checkpointing=_checkpointing(score, content, told, sources),
+        hydra_config_path=told.config_path if config is None else config.path,
+        wandb_run_id=told.wandb_run_id,
         indexer=Indexer(
             version=__version__,
             fingerprint=fingerprint,
             config_fingerprint=config.fingerprint if config is not None else None,
-            source="config" if facts.problem is not None and config is not None else "checkpoint",
+            source="embedded"
+            if embedded is not None
+            else "config"
+            if facts.problem is not None and config is not None
+            else "checkpoint",
             sources=sources,
             format=facts.format,
             problem=DocumentProblem(code=facts.problem.code, message=facts.problem.message) if facts.problem else None,
@@ -95,6 +109,7 @@ def compose(
             hyper_parameters=facts.hyper_parameters,
             datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
             callbacks=[{"name": c.name, **c.parameters} for c in facts.callbacks[:CALLBACKS_MAX]],
+            file_metadata=facts.file_metadata,
             warnings=facts.warnings[:20],
         ),
     )
@@ -134,20 +149,22 @@ def _known(value: Any) -> bool:
     return value is not None and value not in (UNKNOWN, [], {})
 
 
-def _metrics(key: str, link_target: str | None, facts: Facts) -> tuple[Metrics, Score, Source]:
+def _metrics(key: str, link_target: str | None, facts: Facts, embedded: Embedded) -> tuple[Metrics, Score, Source]:
     """Collect a checkpoint's own metrics: those it carries, its score, the numbers in its name, in this order."""
     names = [key] if link_target is None else [link_target, key]
-    logged = {name: value for group in facts.metrics.values() for name, value in group.items()}
+    logged = {name: value for group in facts.metrics.values() for name, value in group.items()} | embedded.metrics
     named = {k: v for name in names for k, v in numbers_in_name(name).items()}
     score = find_score(names, facts, {**named, **logged})
+    if (monitor := embedded.monitor) is not None:
+        score = Score(monitor.name, monitor.mode, monitor.value, score.state)
     if score.value is None and score.monitor is not None:
         canonical = canonical_name(score.monitor)
         own = [value for name, value in logged.items() if canonical is not None and canonical_name(name) == canonical]
         if len(own) == 1:
             score = score._replace(value=own[0])
     if score.monitor is None and len(named) == 1:
-        ((monitor, value),) = named.items()
-        score = Score(monitor, None, value)
+        ((name, value),) = named.items()
+        score = Score(name, None, value)
     known = {**named, **logged}
     if score.monitor is not None and score.value is not None:
         known[score.monitor] = score.value
@@ -158,7 +175,8 @@ def _metrics(key: str, link_target: str | None, facts: Facts) -> tuple[Metrics, 
             metrics.additional_metrics[name] = value
         if field is not None and (getattr(metrics, field) is None or name == score.monitor):
             setattr(metrics, field, value)
-    return metrics, score, "checkpoint" if logged or (score.state and score.value is not None) else "name"
+    source: Source = "checkpoint" if logged or (score.state and score.value is not None) else "name"
+    return metrics, score, "embedded" if embedded.metrics or embedded.monitor else source
 
 
 def canonical_name(name: str) -> str | None:
@@ -189,7 +207,9 @@ def _model(facts: Facts, content: Mapping[str, Any]) -> tuple[Model, Source]:
     return model, source
 
 
-def _checkpointing(score: Score, content: dict[str, Any], sources: dict[str, Source]) -> Checkpointing:
+def _checkpointing(
+    score: Score, content: dict[str, Any], embedded: Embedded, sources: dict[str, Source]
+) -> Checkpointing:
     """Say how the checkpoint was selected: by the callback's own state, the rest from the config."""
     part = checkpointing_part(content)
     sources["checkpointing"] = "config" if _known(part.model_dump()) else "checkpoint"
@@ -199,4 +219,7 @@ def _checkpointing(score: Score, content: dict[str, Any], sources: dict[str, Sou
         if score.mode in ("min", "max"):
             part.mode = score.mode  # type: ignore[assignment]
         sources["checkpointing"] = "checkpoint"
+    if (told := embedded.checkpointing) is not None:
+        part.save_top_k, part.save_last = told.save_top_k, told.save_last
+        sources["checkpointing"] = "embedded"
     return part

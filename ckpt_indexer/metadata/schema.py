@@ -134,6 +134,7 @@ class Indexer(_Part):
     hyper_parameters: dict[str, Any] | None = None
     datamodule_hyper_parameters: dict[str, Any] | None = None
     callbacks: list[dict[str, Any]] = []
+    file_metadata: dict[str, str] = {}  # safetensors' ``__metadata__``
     warnings: list[str] = []
 
 

@@ -121,7 +121,7 @@ def numbers_in_name(path: str, *, counters: bool = False) -> dict[str, float]:
     >>> numbers_in_name("lr=0.1/checkpoints/last.ckpt")
     {}
     """
-    folder, _, name = path.removesuffix(".ckpt").rpartition("/")
+    folder, _, name = posixpath.splitext(path)[0].rpartition("/")
     # A metric's slash makes a folder: "epoch=2-val" / "hmean=0.71". Only such folders are part of the name: each ends
     # in an unfinished metric's name after a number, and the uppermost has a counter.
     between = ""

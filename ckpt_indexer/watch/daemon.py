@@ -31,7 +31,7 @@ from ckpt_indexer.errors import DaemonRunning, IndexTooNew, RootUnusable, StoreE
 from ckpt_indexer.metadata.entry import utc_text
 from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.indexer import Indexer
-from ckpt_indexer.watch.observer import BACKOFF_FIRST_S, SELF_TEST_INTERVAL_S, TreeObserver
+from ckpt_indexer.watch.observer import BACKOFF_FIRST_S, BACKOFF_LAST_S, SELF_TEST_INTERVAL_S, TreeObserver
 from ckpt_indexer.watch.state import Account, DaemonState, write_state
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ COMMIT_RETRY_MAX_S = 16.0  # between attempts while the index cannot be written
 SLICE_S = 0.1  # of work between two looks at the hints
 POLL_INTERVAL_S = 5.0  # between passes where events cannot be relied on
 POLL_SHARE = 0.05  # of the time, at most, is spent on those passes
+UNSEEN_RETRY_S = 1.0  # until the next pass where a folder could not be looked at; doubled with each such pass
 ROOT_CHECK_S = 2.0  # between looks at whether the root is still the same folder: a lazy unmount tells nobody
 LOCK_GRACE_S = 0.5  # `status` holds the lock for a moment to see whether anybody else does
 
@@ -64,6 +65,7 @@ class Daemon:
         self.hints = Hints()
         self.stop_signal: int | None = None
         self.must_reload = False
+        self._root_wait_s = 0.0  # between looks at a root that was lost; 0 while it is there
         self.state = DaemonState(pid=os.getpid(), started=utc_text(time.time_ns()))
 
     def run(self) -> None:
@@ -83,13 +85,14 @@ class Daemon:
         is_first = True
         while self.stop_signal is None:
             try:
-                with _Session(self, settings) as session:
+                with _Session(self, settings, is_first=is_first) as session:
                     is_first = False
+                    self._note_root_found()
                     session.run()
-            except RootUnusable:
+            except RootUnusable as error:
                 if is_first:
                     raise
-                self._wait_for_root()
+                self._wait_for_root(error.reason)
                 continue
             if self.must_reload:
                 self.must_reload = False
@@ -104,18 +107,19 @@ class Daemon:
             self.stop_signal = number
         self.hints.interrupt()
 
-    def _wait_for_root(self) -> None:
-        """Wait until the root is there again; what is known of it stands meanwhile."""
-        log.warning("root_lost", root=self.root)
-        self.manager.status("the outputs root is not there")
-        delay = BACKOFF_FIRST_S
-        while True:
-            self.hints.take(delay)
-            self.manager.alive()
-            if self.stop_signal is not None or os.path.isdir(self.root):
-                break
-            delay = min(2 * delay, 2.0)
-        if self.stop_signal is None:
+    def _wait_for_root(self, reason: str) -> None:
+        """Wait a moment for a root that is not there, or cannot be used; what is known of it stands meanwhile."""
+        if self._root_wait_s == 0:
+            log.warning("root_lost", root=self.root, reason=reason)
+            self.manager.status(f"the outputs root cannot be used: {reason}")
+        # Each wait is longer than the last until a session has begun: a root that is there may still refuse its lock.
+        self._root_wait_s = min(max(BACKOFF_FIRST_S, 2 * self._root_wait_s), ROOT_CHECK_S)
+        self.hints.take(self._root_wait_s)
+        self.manager.alive()
+
+    def _note_root_found(self) -> None:
+        if self._root_wait_s > 0:
+            self._root_wait_s = 0.0
             log.info("root_found", root=self.root)
 
     def _reloaded(self, settings: Settings) -> Settings:
@@ -132,24 +136,32 @@ class Daemon:
 class _Session:
     """One root, from taking its lock to losing it."""
 
-    def __init__(self, daemon: Daemon, settings: Settings) -> None:
+    def __init__(self, daemon: Daemon, settings: Settings, *, is_first: bool) -> None:
         self._daemon = daemon
         self._settings = settings
         self._root = daemon.root
         self._hints = daemon.hints
         self._state = daemon.state
         self._manager = daemon.manager
-        self._identity = _identity(self._root)
+        self._identity: tuple[int, int] | None = None  # of the folder that the session is about
         self._account = Account(daemon.state, self._tell_state)
         test_interval_s = min(SELF_TEST_INTERVAL_S, (daemon.manager.watchdog_s or float("inf")) / 3)
         self._observer = TreeObserver(self._root, self._hints, self._account, test_interval_s=test_interval_s)
         self._indexer = Indexer(
-            self._root, workers=settings.workers, sidecars=settings.sidecars, remove_orphans=settings.remove_orphans
+            self._root,
+            workers=settings.workers,
+            sidecars=settings.sidecars,
+            remove_orphans=settings.remove_orphans,
+            suffixes=settings.suffixes,
         )
         self._cookies: set[str] = set()  # noticed, and not yet answered
         self._next_pass = 0.0
         self._next_commit = 0.0
         self._commit_failures = 0
+        self._turn_failures = 0  # in a row
+        self._unseen_passes = 0  # passes in a row that could not look at everything
+        self._is_state_written = True
+        self._is_first = is_first
         self._has_begun = False
         self._is_ready = False
         self._held = contextlib.ExitStack()  # the daemon's lock
@@ -163,6 +175,7 @@ class _Session:
 
         """
         try:
+            self._identity = _identity(self._root)
             self._held.enter_context(locked_folder(self._root, layout.DAEMON_LOCK_NAME, timeout_s=LOCK_GRACE_S))
         except Timeout:
             raise DaemonRunning(root=self._root) from None
@@ -173,33 +186,44 @@ class _Session:
     def __exit__(self, *_: object) -> None:
         self._observer.stop()
         self._indexer.__exit__()
-        if self._is_same_root():
-            self._state.state, self._state.reasons = "stopped", []
-            write_state(self._root, self._state)
+        with contextlib.suppress(OSError):
+            if self._is_same_root():
+                self._state.state, self._state.reasons = "stopped", []
+                write_state(self._root, self._state)
         self._held.close()
 
     def run(self) -> None:
         """Work until told to stop, or until the root is another one."""
         while True:
+            if not self._is_state_written:
+                self._tell_state()
             try:
                 if not self._has_begun:
                     self._begin()
                 if not self._turn():
                     return
+                self._turn_failures = 0
                 self._account.clear("error")
             except (IndexTooNew, WatchFailed):
                 raise
-            except Exception:
-                if not self._is_same_root():
-                    return
-                log.exception("turn_failed")
-                self._account.set("error", "a pass failed; see the log", "it is tried again")
-                self._hints.pause(self._observer.next_pause_s())
+            except Exception as error:
+                with contextlib.suppress(OSError):
+                    if not self._is_same_root():
+                        return
+                if self._turn_failures == 0:  # once, however long a disk stays broken
+                    log.exception("turn_failed")
+                what = str(error) if isinstance(error, StoreError | OSError) else "a defect of this program"
+                self._account.set(
+                    "error", f"a pass failed: {what}", "none: it is tried again; the log has the traceback"
+                )
+                self._hints.pause(min(BACKOFF_FIRST_S * 2 ** min(self._turn_failures, 10), BACKOFF_LAST_S))
+                self._turn_failures += 1
                 self._hints.add(EVERYTHING)
 
     def _begin(self) -> None:
         self._indexer.load()
-        self._observer.start(is_first=True)
+        self._observer.use(self._indexer.store.suffixes)
+        self._observer.start(is_first=self._is_first)
         self._hints.add(EVERYTHING)
         self._has_begun = True
 
@@ -217,10 +241,11 @@ class _Session:
         if not self._is_ready:
             self._manager.alive()  # a first pass may take long; what moves on is alive
         cookies = {path for path in places if is_cookie(path)}
+        places -= cookies
         if self._observer.take_test_cookie(cookies):
             self._manager.alive()
         self._cookies |= cookies
-        places = (places - cookies) | self._observer.check() | self._indexer.take_retries()
+        places |= self._observer.check() | self._indexer.take_retries()
         if self._observer.lost is not None:
             self._observer.restart()
             places = {EVERYTHING}
@@ -248,13 +273,19 @@ class _Session:
             # A cookie's event may have been lost with the others; what was written before it, this pass will see.
             self._cookies.update(name for name in self._iter_cookies() if not self._observer.is_test_cookie(name))
             self._indexer.load()
+            self._observer.use(self._indexer.store.suffixes)
         snapshot = self._indexer.look(places)
         if snapshot.unseen:
             self._note_unseen(snapshot.unseen)
         elif is_pass:
             self._account.clear("unreadable")
         if is_pass:
+            self._unseen_passes = self._unseen_passes + 1 if snapshot.unseen else 0
             self._end_pass(snapshot, time.monotonic() - started)
+        if snapshot.unseen:
+            # No event tells that a disk works again. Ever later, because a folder may stay unreadable for good.
+            soon_s = UNSEEN_RETRY_S * 2 ** min(self._unseen_passes, 10)
+            self._next_pass = min(self._next_pass, time.monotonic() + soon_s)
 
     def _end_pass(self, snapshot: Snapshot, seconds: float) -> None:
         """Say what the pass over everything found, and plan the next one."""
@@ -332,7 +363,7 @@ class _Session:
 
     def _tell_state(self) -> None:
         self._state.generation = self._indexer.store.generation
-        write_state(self._root, self._state)
+        self._is_state_written = write_state(self._root, self._state)
         self._manager.status(self._status_line())
 
     def _status_line(self) -> str:
@@ -341,19 +372,28 @@ class _Session:
         return f"{self._state.state}: {counts or 'no checkpoints'}" + (f" ({reasons})" if reasons else "")
 
     def _iter_cookies(self) -> Iterator[str]:
-        return filter(is_cookie, os.listdir(self._root))
+        try:
+            return filter(is_cookie, os.listdir(self._root))
+        except OSError:
+            return iter(())  # the scan that follows says so
 
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._root, name))
 
     def _is_same_root(self) -> bool:
-        return self._identity is not None and _identity(self._root) == self._identity
+        """Say whether the root is still the folder that the session is about.
+
+        Raises:
+            OSError: that cannot be seen now, which is no reason to believe in another one.
+
+        """
+        try:
+            return _identity(self._root) == self._identity
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
 
-def _identity(root: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(root)
-    except OSError:
-        return None
+def _identity(root: str) -> tuple[int, int]:
+    status = os.stat(root)
     return (status.st_dev, status.st_ino)

@@ -16,8 +16,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer import layout
-from ckpt_indexer.disk import fingerprint_of, opened_file, opened_folder, replace_file
+from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
 from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.formats.plain_yaml import YAML_MAX
 from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.health import check_folder, problem_of
 from ckpt_indexer.metadata.compose import Config, compose, overlay
@@ -34,6 +35,7 @@ CONFIGS_CACHED_MAX = 64  # parsed configurations; the checkpoints of one run are
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
 LOOK_AGAIN_S = 0.05
+_LASTING = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors that say what may be done; others say that the disk failed
 
 
 class Examined(NamedTuple):
@@ -79,9 +81,14 @@ class Examiner:
             return self._finished(found, entry)._replace(is_gone=error.errno in (errno.ENOENT, errno.ENOTDIR))
 
     def remove_sidecar_if_ours(self, key: str) -> bool:
-        """Remove the sidecar of a checkpoint that is gone, if this project wrote it; say whether it did."""
+        """Remove the sidecar of a checkpoint that is gone, if this project wrote it.
+
+        False if it is not ours, or we may not: not to be tried again. A disk that fails is no such answer.
+        """
         path = layout.sidecar_path(layout.to_path(key))
-        document, _ = self._read_sidecar(path)
+        document, problem = self._read_sidecar(path)
+        if problem is not None and problem.code == "io-error":
+            return True
         if document is None or document.indexer is None:
             return False
         return self._unlink(path)
@@ -98,6 +105,9 @@ class Examiner:
         if document.indexer is None or document.indexer.config_fingerprint is None:
             # Its configuration could not be read: the entry must not look as if it had been.
             found = found._replace(stamp=found.stamp._replace(config=None))
+        if invalid is not None and invalid.code == "io-error":
+            # Nor its sidecar: it may be somebody's, and valid.
+            found = found._replace(stamp=found.stamp._replace(sidecar=None))
         entry = entry_of(document, key, before, stamp.link_target)
         entry.metadata_problem = invalid
         is_racy = 0 <= looked_at_ns - before[1] < RACY_NS  # a time in the future says nothing
@@ -156,7 +166,7 @@ class Examiner:
             key=key,
             link_target=stamp.link_target,
             fingerprint=stamp.fingerprint,
-            facts=check_folder(self.root, found.path_to_read(key)),
+            facts=check_folder(self.root, found.path_to_read(key), self._reader()),
             config=self._config(stamp.config),
         )
         return self._finished(found, entry_of(document, key, stamp.fingerprint, stamp.link_target))
@@ -194,17 +204,19 @@ class Examiner:
         return examined._replace(wrote_sidecar=wrote)
 
     def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
-        """Read a sidecar; an empty one (a power cut's) counts as none."""
+        """Read a sidecar; an empty or zero-filled one (a power cut's) counts as none."""
         try:
             with opened_file(self.root, path) as descriptor:
-                if os.fstat(descriptor).st_size == 0:
+                if _is_blank(descriptor):
                     return None, None
                 loaded = self._reader().read_yaml(descriptor)
         except OSError as error:
-            gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            return None, None if gone else Problem.of("sidecar-invalid", error.strerror or "it is no regular file")
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None, None
+            code = "sidecar-invalid" if error.errno in _LASTING or isinstance(error, NotRegularFile) else "io-error"
+            return None, Problem.of(code, error.strerror or "it is no regular file")
         if loaded.error is not None:
-            return None, Problem.of("sidecar-invalid", loaded.error)
+            return None, Problem.of("io-error" if loaded.is_unread else "sidecar-invalid", loaded.error)
         try:
             return parse_sidecar(loaded.document), None
         except SidecarInvalid as error:
@@ -223,6 +235,8 @@ class Examiner:
                     loaded = self._reader().read_yaml(descriptor)
             except OSError:
                 return None  # not remembered: the entry then differs from its stamp, and is made again
+            if loaded.is_unread:
+                return None
             content = loaded.document if isinstance(loaded.document, dict) else {}
             with self._lock:
                 self._configs[config] = content
@@ -244,14 +258,20 @@ class Examiner:
         try:
             with opened_folder(self.root, folder) as folder_fd:
                 os.unlink(name, dir_fd=folder_fd)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno not in _LASTING
         return True
 
 
 # Whose the sidecar on disk is: nobody's, ours but about other content, ours, another program's, another's but older
 # than the checkpoint.
 _ABSENT, _STALE, _CURRENT, _FOREIGN, _OUTDATED = "absent", "stale", "current", "foreign", "outdated"
+
+
+def _is_blank(descriptor: int) -> bool:
+    """Say whether a file has nothing but zeros: what a power cut makes of one whose data had not reached the disk."""
+    size = os.fstat(descriptor).st_size
+    return size <= YAML_MAX and not os.pread(descriptor, size, 0).strip(b"\0")
 
 
 def _fingerprint_at(folder_fd: int, name: str) -> Fingerprint | None:

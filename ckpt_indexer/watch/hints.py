@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 
-from ckpt_indexer.layout import COOKIE_PREFIX, is_checkpoint
+from ckpt_indexer.layout import COOKIE_PREFIX
 
 HINTS_MAX = 8_192  # paths; a pass over everything costs about as much as looking at so many one by one
 EVERYTHING = ""
@@ -56,4 +56,4 @@ class Hints:
 
 def is_cookie(path: str) -> bool:
     """Say whether *path* is a barrier's cookie: a file in the root that only wants to be noticed."""
-    return path.startswith(COOKIE_PREFIX) and "/" not in path and not is_checkpoint(path)
+    return path.startswith(COOKIE_PREFIX) and path.removeprefix(COOKIE_PREFIX).replace("-", "").isalnum()

@@ -49,9 +49,17 @@ class Committed(NamedTuple):
 class Indexer:
     """Brings the index of one root in line with its disk."""
 
-    def __init__(self, root: str, *, workers: int = 1, sidecars: bool = True, remove_orphans: bool = True) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        workers: int = 1,
+        sidecars: bool = True,
+        remove_orphans: bool = True,
+        suffixes: tuple[str, ...] | None = None,
+    ) -> None:
         self.root = root
-        self.store = Store(root, on_set_aside=_log_set_aside)
+        self.store = Store(root, suffixes=suffixes, on_set_aside=_log_set_aside)
         self.examiner = Examiner(root, sidecars=sidecars)
         self.known: dict[str, Stamp | None] = {}
         self.todo: OrderedDict[str, Found] = OrderedDict()
@@ -81,7 +89,7 @@ class Indexer:
     @property
     def is_dirty(self) -> bool:
         """Whether there is something to commit."""
-        return bool(self._changed or self._removed)
+        return bool(self._changed or self._removed) or self.store.is_behind
 
     @property
     def is_idle(self) -> bool:
@@ -114,8 +122,13 @@ class Indexer:
         """
         if "" not in places:
             places = places_linked_to(places, self._links)
-        snapshot = scan(self.root, places)
-        plan = reconcile(snapshot, self.known, places)
+        snapshot = scan(self.root, places, self.store.suffixes)
+        if "" not in places:
+            # An event about what could not be read: a chmod changes no stamp, and the next retry may be minutes away.
+            for key in snapshot.found.keys() & self._retries.keys():
+                if self.statuses.get(key) == "unreadable":
+                    self.known[key] = None
+        plan = reconcile(snapshot, self.known, places, self.store.suffixes)
         self.todo.update(plan.read)
         for key in plan.remove if forget else ():
             self._forget(key)
@@ -248,6 +261,8 @@ class Indexer:
             return
         self._removed.discard(key)
         previous = self.store.entries.get(key)
+        if previous is not None and (known := codec.decode_entry(previous)).fingerprint == entry.fingerprint:
+            entry.health = known.health  # what a check found of these very bytes still holds
         is_changed = previous is None or not codec.same_content(entry, previous)
         if is_changed or key in self._changed:
             self._changed[key] = entry

@@ -7,9 +7,10 @@ each quarter of a second at the most.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -29,13 +30,25 @@ EVENTS: dict[str, tuple[str, str, str]] = {
     "restored": ("info", "code", "that reason is gone"),
     "watch_lost": ("warning", "reason, rebuilds", "events were lost; watching starts anew and everything is looked at"),
     "watch_restored": ("info", "watches", "watching works again"),
-    "root_lost": ("warning", "root", "the root is not there; its entries stand"),
+    "root_lost": ("warning", "root, reason", "the root is not there, or cannot be used; its entries stand"),
     "root_found": ("info", "root", "it is there again"),
     "root_replaced": ("warning", "root", "another folder stands where the root was; a new session begins"),
     "settings_reloaded": ("info", "every setting", "SIGHUP was followed"),
     "settings_rejected": ("error", "reason", "the new settings are wrong; the old ones stay"),
-    "turn_failed": ("error", "exception", "a defect of this program; tried again"),
+    "turn_failed": ("error", "exception", "a pass failed: the disk, or a defect of this program; tried again"),
 }
+
+
+class _Stderr:
+    """Standard error that may fail, on a full disk or with a reader that is gone, without ending who logs."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_log(level: str, format: str, *, is_terminal: bool) -> None:  # noqa: A002 - the setting's name
@@ -53,7 +66,7 @@ def configure_log(level: str, format: str, *, is_terminal: bool) -> None:  # noq
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
     logging.getLogger("watchdog").setLevel(logging.ERROR)

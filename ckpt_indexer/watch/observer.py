@@ -30,6 +30,8 @@ from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.mounts import Mount, read_mounts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from watchdog.events import FileSystemEvent
 
     from ckpt_indexer.watch.state import Account
@@ -52,6 +54,7 @@ class TreeObserver:
     def __init__(self, root: str, hints: Hints, account: Account, *, test_interval_s: float) -> None:
         self.root = root
         self.lost: str | None = None  # why it has to be restarted
+        self._suffixes: tuple[str, ...] = layout.SUFFIXES
         self._real_root = os.path.realpath(root)
         self._hints = hints
         self._account = account
@@ -74,7 +77,7 @@ class TreeObserver:
             WatchFailed: the first start fails for a reason that will not pass.
 
         """
-        emitter = InotifyEmitter(self._real_root, self._on_event, wanted=_is_wanted)
+        emitter = InotifyEmitter(self._real_root, self._on_event, wanted=_wanted(self._suffixes))
         self.lost = None
         self._mounts = read_mounts(self._real_root)
         remote = next((mount for mount in self._mounts if mount.is_remote), None)
@@ -92,6 +95,13 @@ class TreeObserver:
         self._account.clear("watch-failed")
         self._emitter = emitter
         self._account.state.watches = emitter.watches
+
+    def use(self, suffixes: tuple[str, ...]) -> None:
+        """Say what the names of checkpoints end in."""
+        if suffixes != self._suffixes:
+            self._suffixes = suffixes
+            if self._emitter is not None:
+                self.lost = self.lost or "suffixes"
 
     def stop(self) -> None:
         """End watching."""
@@ -186,14 +196,14 @@ class TreeObserver:
         if isinstance(event, Blinded):
             self._on_blinded(path, event)
         elif event.is_directory:
-            self._hints.add(layout.subject_of_folder(path))
+            self._hints.add(layout.subject_of_folder(path, self._suffixes))
         elif path == layout.INDEX_NAME:
             if isinstance(event, FileDeletedEvent):
                 self._hints.add(EVERYTHING)
         elif is_cookie(path):
             if not isinstance(event, FileDeletedEvent):
                 self._hints.add(path)
-        elif (subject := layout.subject_of(path)) is not None:
+        elif (subject := layout.subject_of(path, self._suffixes)) is not None:
             self._hints.add(subject)
 
     def _on_blinded(self, path: str, event: Blinded) -> None:
@@ -229,25 +239,27 @@ class TreeObserver:
             os.unlink(os.path.join(self.root, name))
 
 
-def _is_wanted(folder: bytes, name: bytes) -> bool:
-    """Say whether a file can matter: called for every event, so it only compares ends.
+def _wanted(suffixes: tuple[str, ...]) -> Callable[[bytes, bytes], bool]:
+    """Make the test of whether a file can matter: called for every event, so it only compares ends.
 
     In a checkpoint that is a folder every file does.
     """
-    return (
-        name.endswith(_WANTED_ENDS)
-        or name.startswith(_COOKIE)
-        or name in (_INDEX, _CONFIG)
-        or _INSIDE in folder
-        or folder.endswith(_WANTED_ENDS[0])
-    )
+    own = tuple(map(os.fsencode, suffixes))
+    ends = (*own, *(suffix + os.fsencode(layout.SIDECAR_SUFFIX) for suffix in own))
+    inside = tuple(suffix + b"/" for suffix in own)
+
+    def is_wanted(folder: bytes, name: bytes) -> bool:
+        return (
+            name.endswith(ends)
+            or name.startswith(_COOKIE)
+            or name in (_INDEX, _CONFIG)
+            or folder.endswith(own)
+            or any(part in folder for part in inside)
+        )
+
+    return is_wanted
 
 
-_WANTED_ENDS = (
-    os.fsencode(layout.CHECKPOINT_SUFFIX),
-    os.fsencode(layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX),
-)
-_INSIDE = os.fsencode(layout.CHECKPOINT_SUFFIX + "/")
 _COOKIE, _INDEX, _CONFIG = map(os.fsencode, (layout.COOKIE_PREFIX, layout.INDEX_NAME, layout.CONFIG_NAME))
 
 

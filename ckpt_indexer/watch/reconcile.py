@@ -25,7 +25,12 @@ class Plan(NamedTuple):
     orphans: dict[str, Fingerprint]  # sidecars without a checkpoint: to be removed if they are ours
 
 
-def reconcile(snapshot: Snapshot, known: Mapping[str, Stamp | None], places: Collection[str] = ("",)) -> Plan:
+def reconcile(
+    snapshot: Snapshot,
+    known: Mapping[str, Stamp | None],
+    places: Collection[str] = ("",),
+    suffixes: tuple[str, ...] = layout.SUFFIXES,
+) -> Plan:
     """Compare what was found in *places* with what is *known*: the stamp each entry was made from, by key.
 
     A stamp of ``None`` is an entry that has to be made again whatever the disk says. An entry whose folder could not
@@ -35,7 +40,7 @@ def reconcile(snapshot: Snapshot, known: Mapping[str, Stamp | None], places: Col
     scope, unseen = Scope(places), Scope(snapshot.unseen)
     # Places that are checkpoints, the rule while events come, can only take out themselves: no walk over all entries.
     own = [layout.to_key(place) for place in places]
-    candidates = [k for k in own if k in known] if all(map(layout.is_checkpoint, places)) else known
+    candidates = [k for k in own if k in known] if all(layout.is_checkpoint(p, suffixes) for p in places) else known
     remove = [
         key
         for key in candidates

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
+# A sidecar or configuration that cannot be reached counts as none: the checkpoint is to be indexed without it. Any
+# other error may pass, and must not look like a change.
+_OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 NO_FINGERPRINT: Fingerprint = (0, 0, 0)
 
 
@@ -67,14 +70,16 @@ class Snapshot(NamedTuple):
     folders: int  # how many were listed
 
 
-def scan(root: str, places: Collection[str] = ("",)) -> Snapshot:
+def scan(root: str, places: Collection[str] = ("",), suffixes: tuple[str, ...] = layout.SUFFIXES) -> Snapshot:
     """Look at *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
+
+    What ends in one of *suffixes* is a checkpoint.
 
     Raises:
         OSError: the root itself cannot be listed.
 
     """
-    walk = _Walk(root)
+    walk = _Walk(root, suffixes)
     os.stat(root)
     for place in _outermost(places):
         walk.look_at(place)
@@ -92,8 +97,10 @@ def _outermost(places: Collection[str]) -> list[str]:
 
 
 class _Walk:
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, suffixes: tuple[str, ...]) -> None:
         self.root = root
+        self.suffixes = suffixes
+        self.sidecar_ends = tuple(suffix + layout.SIDECAR_SUFFIX for suffix in suffixes)
         self.real_root = os.path.realpath(root)
         self.found: dict[str, Found] = {}
         self.orphans: dict[str, Fingerprint] = {}
@@ -105,19 +112,19 @@ class _Walk:
         if place == "":
             self._folder("", None)
             return
-        config = self._config_above(place)
+        is_checkpoint = layout.is_checkpoint(posixpath.basename(place), self.suffixes)
         try:
-            status = os.lstat(os.path.join(self.root, place))
+            config = self._config_above(place)
+            status = _lstat_at(os.path.join(self.root, place))
+            sidecar = self._stat_sidecar(place) if is_checkpoint else None
         except OSError as error:
-            if error.errno not in _GONE:
-                self._note_unseen(place, error)
-            status = None
-        name = posixpath.basename(place)
-        if layout.is_checkpoint(name):
-            if status is not None:
-                self._checkpoint(place, status, self._stat_sidecar(place), config)
-            else:
-                self._orphan(place)
+            # Nothing is known of it now, least of all that it is gone, or that its sidecar is an orphan.
+            self._note_unseen(place, error)
+            return
+        if is_checkpoint and status is not None:
+            self._checkpoint(place, status, sidecar, config)
+        elif sidecar is not None:
+            self.orphans[layout.to_key(place)] = sidecar
         elif status is not None and stat.S_ISDIR(status.st_mode):
             self._folder(place, config)
 
@@ -135,10 +142,10 @@ class _Walk:
                 with os.scandir(os.path.join(self.root, folder)) as entries:
                     for entry in entries:
                         name = entry.name
-                        if layout.is_checkpoint(name):
+                        if name.endswith(self.suffixes):
                             if (status := _lstat(entry)) is not None:
                                 checkpoints.append((name, status))
-                        elif name.endswith(_SIDECAR_END):
+                        elif name.endswith(self.sidecar_ends):
                             # A folder of that name, too: it stands in the way of the sidecar, and is no other stamp.
                             if (status := _lstat(entry)) is not None:
                                 sidecars[name.removesuffix(layout.SIDECAR_SUFFIX)] = fingerprint_of(status)
@@ -150,12 +157,12 @@ class _Walk:
                             config = self._config_at(prefix + name) or config
                         elif layout.is_temporary(name):
                             self.temporaries.append(prefix + name)
+                if layout.HYDRA_FOLDER in inner:
+                    config = self._config_at(f"{prefix}{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}") or config
             except OSError as error:
                 if error.errno not in _GONE or not folder:
                     self._note_unseen(folder, error)
                 continue
-            if layout.HYDRA_FOLDER in inner:
-                config = self._config_at(f"{prefix}{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}") or config
             for name, status in checkpoints:
                 self._checkpoint(prefix + name, status, sidecars.pop(name, None), config)
             self.orphans.update((layout.to_key(prefix + name), print_) for name, print_ in sidecars.items())
@@ -232,15 +239,8 @@ class _Walk:
         return (size, newest, status.st_ino)
 
     def _stat_sidecar(self, path: str) -> Fingerprint | None:
-        try:
-            return fingerprint_of(os.lstat(os.path.join(self.root, layout.sidecar_path(path))))
-        except OSError:
-            return None
-
-    def _orphan(self, path: str) -> None:
-        sidecar = self._stat_sidecar(path)
-        if sidecar is not None:
-            self.orphans[layout.to_key(path)] = sidecar
+        status = _lstat_at(os.path.join(self.root, layout.sidecar_path(path)), _OUT_OF_REACH)
+        return None if status is None else fingerprint_of(status)
 
     def _config_above(self, place: str) -> tuple[str, Fingerprint] | None:
         """Find the nearest configuration above *place*; in one folder, Hydra's own record wins."""
@@ -253,17 +253,13 @@ class _Walk:
         return None
 
     def _config_at(self, path: str) -> tuple[str, Fingerprint] | None:
-        try:
-            status = os.lstat(os.path.join(self.root, path))
-        except OSError:
+        status = _lstat_at(os.path.join(self.root, path), _OUT_OF_REACH)
+        if status is None or not stat.S_ISREG(status.st_mode):
             return None
-        return (layout.to_key(path), fingerprint_of(status)) if stat.S_ISREG(status.st_mode) else None
+        return (layout.to_key(path), fingerprint_of(status))
 
     def _note_unseen(self, path: str, error: OSError) -> None:
         self.unseen[path] = error.strerror or str(error)
-
-
-_SIDECAR_END = layout.CHECKPOINT_SUFFIX + layout.SIDECAR_SUFFIX
 
 
 def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
@@ -272,6 +268,21 @@ def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
         return entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def _lstat_at(full: str, absent: Collection[int] = _GONE) -> os.stat_result | None:
+    """Stat a path; ``None`` for the errors that mean there is nothing.
+
+    Raises:
+        OSError: any other: what stands there is not known.
+
+    """
+    try:
+        return os.lstat(full)
+    except OSError as error:
+        if error.errno in absent:
+            return None
+        raise
 
 
 def _readable_link(full: str) -> str | None:

@@ -89,13 +89,19 @@ class Account:
         self._on_change()
 
 
-def write_state(root: str, state: DaemonState) -> None:
-    """Put the state beside the index; where that is not possible there is none, rather than an old one."""
+def write_state(root: str, state: DaemonState) -> bool:
+    """Put the state beside the index; where that is not possible there is none, rather than an old one.
+
+    Says whether it is there.
+    """
     with contextlib.suppress(OSError), opened_folder(root, "") as folder:
         try:
             replace_file(folder, layout.DAEMON_STATE_NAME, msgspec.json.encode(state) + b"\n", durable=False)
         except OSError:
             os.unlink(layout.DAEMON_STATE_NAME, dir_fd=folder)
+        else:
+            return True
+    return False
 
 
 def read_state(root: str) -> DaemonState | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.layout import SUFFIXES
 from ckpt_indexer.watch.reconcile import Plan, reconcile
 from ckpt_indexer.watch.scan import Found, scan, stamp_of
 
@@ -22,8 +23,8 @@ class Survey(NamedTuple):
     unseen: dict[str, str]
 
 
-def survey(root: str, *, must_exist: bool = False) -> Survey:
-    """Compare *root*'s index with its disk.
+def survey(root: str, *, must_exist: bool = False, suffixes: tuple[str, ...] | None = None) -> Survey:
+    """Compare *root*'s index with its disk, by its own *suffixes* if no others are given.
 
     Raises:
         IndexMissing: there is no index, and *must_exist*.
@@ -32,10 +33,12 @@ def survey(root: str, *, must_exist: bool = False) -> Survey:
     """
     entries: dict[str, Entry] = {}
     try:
-        entries = read_index(root).entries
+        index = read_index(root)
+        entries, suffixes = index.entries, suffixes or index.suffixes
     except IndexMissing:
         if must_exist:
             raise
-    snapshot = scan(root)
-    plan = reconcile(snapshot, {key: stamp_of(entry) for key, entry in entries.items()})
+    suffixes = suffixes or SUFFIXES
+    snapshot = scan(root, suffixes=suffixes)
+    plan = reconcile(snapshot, {key: stamp_of(entry) for key, entry in entries.items()}, suffixes=suffixes)
     return Survey(snapshot.found, plan, entries, snapshot.unseen)

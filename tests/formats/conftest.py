@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.formats.made_files import Folder
     from tests.samples import Run
 
 
@@ -27,6 +28,48 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str, str]]:
     return made.others(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def legacy(tmp_path_factory: pytest.TempPathFactory, zips: dict[str, Path]) -> dict[str, Path]:
+    from tests.formats import made_files
+
+    return made_files.make_legacy(tmp_path_factory.mktemp("legacy"), zips)
+
+
+@pytest.fixture(scope="session")
+def pickles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests.formats import made_files
+
+    return made_files.make_pickles(tmp_path_factory.mktemp("pickles"))
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests.formats import made_files
+
+    return made_files.make_scripts(tmp_path_factory.mktemp("scripts"))
+
+
+@pytest.fixture(scope="session")
+def tensor_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests.formats import made_files
+
+    return made_files.make_safetensors(tmp_path_factory.mktemp("safetensors"))
+
+
+@pytest.fixture(scope="session")
+def dcp_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests.formats import made_files
+
+    return made_files.make_dcp(tmp_path_factory.mktemp("dcp"))
+
+
+@pytest.fixture(scope="session")
+def deepspeed_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Folder]:
+    from tests.formats import made_files
+
+    return made_files.make_deepspeed(tmp_path_factory.mktemp("deepspeed"))
 
 
 @pytest.fixture(scope="session")

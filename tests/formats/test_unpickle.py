@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import io
 import pickle
 import sys
 from pathlib import Path
@@ -21,10 +22,16 @@ from ckpt_indexer.formats.unpickle import (
     StateMap,
     TensorRef,
     TypedTensorRef,
+    Unpickled,
     inert_class,
-    unpickle,
 )
+from ckpt_indexer.formats.unpickle import unpickle as unpickle_stream
 from tests.formats import hostile
+
+
+def unpickle(data: bytes) -> Unpickled:
+    return unpickle_stream(io.BytesIO(data))
+
 
 CALLS = sorted(hostile.calls(Path("canary")))
 

@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -94,10 +95,11 @@ def place(name: str, build: Build, *outcomes: Outcome, is_file: bool = False) ->
 
 
 def add_pickle(name: str, make: Callable[[], bytes], *outcomes: Outcome, bare: bool = True) -> None:
-    """Add a whole pickle as the data.pkl of an archive, and by itself."""
+    """Add a whole pickle as the data.pkl of an archive, by itself, and as the object of a legacy file."""
     add(f"zip-{name}", lambda: archive(make()), *outcomes)
     if bare:
-        add(f"bare-{name}", make, *outcomes, UNSUPPORTED)
+        add(f"bare-{name}", make, *outcomes, TRUNCATED)
+        add(f"legacy-{name}", lambda: p.legacy(make()), *outcomes, TRUNCATED)
 
 
 # --- pickles that carry code ------------------------------------------------------------------------------------------
@@ -853,7 +855,7 @@ add("zip-pickle-with-more-behind", lambda: archive(pickled(mapped(p.good_parts()
 add(
     "zip-constants",
     lambda: archive(pickled(p.NONE), {"constants.pkl": pickled(_RUNS), "code/a.py": COMMAND.encode()}),
-    UNSUPPORTED,
+    OK,
 )
 add(
     "zip-byteorder-junk",
@@ -889,16 +891,121 @@ add(
 add("safetensors-junk", lambda: struct.pack("<Q", 50) + b"{" + b"\xff" * 100, UNSUPPORTED, FOREIGN, DAMAGED, CONTAINER)
 add(
     "legacy-then-code",
-    lambda: b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + pickled(value(1001)) + pickled(_RUNS) * 3,
-    UNSUPPORTED,
+    lambda: p.LEGACY_MAGIC + pickled(value(1001)) + pickled(_RUNS) * 3,
     DAMAGED,
-    TRUNCATED,
 )
-add("legacy-cut", lambda: b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", UNSUPPORTED, DAMAGED, TRUNCATED)
-add("tar", lambda: b"sys_info" + bytes(249) + b"ustar\x00" + bytes(1000), UNSUPPORTED)
-add("one-byte-of-a-pickle", lambda: b"\x80", UNSUPPORTED, FOREIGN, DAMAGED, TRUNCATED)
-add("protocol-255", lambda: b"\x80\xff.", FOREIGN, DAMAGED)
-add("protocol-0-code", lambda: b"cos\nsystem\n(S'" + COMMAND.encode() + b"'\ntR.", FOREIGN, UNSUPPORTED, DAMAGED)
+add("legacy-cut", lambda: p.LEGACY_MAGIC, TRUNCATED)
+add("tar", lambda: b"sys_info" + bytes(249) + b"ustar\x00" + bytes(1000), CONTAINER)
+add("one-byte-of-a-pickle", lambda: b"\x80", TRUNCATED)
+add("protocol-255", lambda: b"\x80\xff.", TRUNCATED)  # too short to be told from the start of something else
+add("protocol-255-longer", lambda: b"\x80\xff" + b"." * 20, FOREIGN)
+add("protocol-0-code", lambda: b"cos\nsystem\n(S'" + COMMAND.encode() + b"'\ntR.", FOREIGN)
+
+
+# --- legacy files, tars, scripts and plain pickles that lie -----------------------------------------------------------
+def deflated_archive(records: dict[str, bytes], methods: dict[str, int]) -> bytes:
+    return p.zipped_each([(f"archive/{name}", data, methods.get(name, 0)) for name, data in records.items()])
+
+
+def _legacy(**lie: bytes) -> bytes:
+    """A legacy file of one tensor in storage 0, or one that lies."""
+    states = mapped({"w": p.tensor(**lie)})
+    return p.legacy(pickled(mapped({**p.good_parts(), "state_dict": states})), ["0"], struct.pack("<q6f", 6, *range(6)))
+
+
+def _tar(name: str, size_bytes: int, kind: bytes = tarfile.REGTYPE, linked: str = "", **more: str) -> bytes:
+    """A member by its header only, with a size of its own saying, and the end of a tar."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname, info.pax_headers = size_bytes, kind, linked, more
+    return info.tobuf(tarfile.PAX_FORMAT if more else tarfile.GNU_FORMAT) + bytes(1024)
+
+
+def _tar_member(name: str, data: bytes) -> bytes:
+    return _tar(name, len(data))[:512] + data + bytes(-len(data) % 512)
+
+
+def _script(code: bytes, size: int | None = None) -> bytes:
+    """A TorchScript archive whose code is deflated."""
+    state = built(p.stack_named("__torch__", "M") + b")\x81", mapped({"weight": p.tensor()}))
+    records = {"data.pkl": pickled(state, 4), "constants.pkl": pickled(b")"), "code/__torch__.py": code}
+    data = deflated_archive({**records, "data/0": bytes(24)}, {"code/__torch__.py": 8})
+    if size is None:
+        return data
+    at = data.rindex(b"archive/code/__torch__.py") - 46 + 24
+    return data[:at] + struct.pack("<L", size) + data[at + 4 :]
+
+
+def _inner(depth: int) -> bytes:
+    """A storage by ``_load_from_bytes``, whose bytes hold another one, and so on."""
+    data = b"N."
+    for _ in range(depth):
+        load = called(p.stack_named("torch.storage", "_load_from_bytes"), value(data))
+        data = p.legacy(pickled(load, 4))
+    return pickled(mapped({"state_dict": mapped({"w": p.tensor(persistent=value(data))})}), 4)
+
+
+add("legacy-good", _legacy, OK)
+add("legacy-storage-2-to-60", lambda: _legacy(numel=value(1 << 60)), TRUNCATED)
+add("legacy-storage-2-to-62", lambda: _legacy(numel=value(1 << 62)), TRUNCATED)
+add("legacy-storage-2-to-70", lambda: _legacy(numel=value(1 << 70)), DAMAGED)
+add("legacy-storage-negative", lambda: _legacy(numel=value(-6)), DAMAGED)
+add("legacy-storage-key-outside", lambda: _legacy(key=text("../../etc/passwd")), DAMAGED)
+add("legacy-storage-code", lambda: _legacy(key=_RUNS), DAMAGED)
+add("legacy-keys-100000", lambda: p.legacy(pickled(p.EMPTY_DICT), [str(i) for i in range(100_000)]), DAMAGED)
+add("legacy-keys-of-lists", lambda: p.legacy(pickled(p.EMPTY_DICT), b"](" + b"]" * 1_000_000 + b"e"), DAMAGED, MEMORY)
+add("legacy-keys-are-code", lambda: p.legacy(pickled(p.EMPTY_DICT), _RUNS), DAMAGED)
+add("legacy-system-is-a-bomb", lambda: p.LEGACY_MAGIC + pickled(value(1001)) + _long_put(0xFFFFFFF), MEMORY, DAMAGED)
+add("legacy-protocol-is-code", lambda: p.LEGACY_MAGIC + pickled(_RUNS), UNSUPPORTED)
+add("tar-member-10-to-9", lambda: _tar("sys_info", 10**9), TRUNCATED)
+add("tar-member-2-to-62", lambda: _tar("sys_info", 1 << 62), TRUNCATED)
+add("tar-member-negative", lambda: _tar("sys_info", 0).replace(b"0" * 11, b"-0000000001", 1), CONTAINER)
+add("tar-pax-size-text", lambda: _tar("sys_info", 0, size="x"), CONTAINER, DAMAGED)
+add("tar-pax-size-negative", lambda: _tar("sys_info", 0, size="-9999"), CONTAINER, DAMAGED, TRUNCATED)
+add("tar-pax-of-a-megabyte", lambda: _tar("sys_info", 0, comment="x" * (1 << 20)), FOREIGN)
+add("tar-pax-header-of-a-gigabyte", lambda: _tar("sys_info", 1 << 30, tarfile.XHDTYPE), TRUNCATED, CONTAINER, MEMORY)
+add(
+    "tar-long-name-of-a-gigabyte",
+    lambda: _tar("sys_info", 1 << 30, tarfile.GNUTYPE_LONGNAME),
+    TRUNCATED,
+    CONTAINER,
+    MEMORY,
+)
+add("tar-links-in-a-circle", lambda: b"".join(
+    _tar(name, 0, tarfile.SYMTYPE, other)[:512]
+    for name, other in (("sys_info", "pickle"), ("pickle", "storages"), ("storages", "tensors"), ("tensors", "pickle"))
+) + bytes(1024), CONTAINER)  # fmt: skip
+add("tar-link-to-passwd", lambda: b"".join(
+    _tar(name, 0, tarfile.LNKTYPE, "/etc/passwd")[:512] for name in ("sys_info", "pickle", "storages", "tensors")
+) + bytes(1024), CONTAINER)  # fmt: skip
+add("tar-of-many-members", lambda: _tar("sys_info", 0)[:512] * 100_000 + bytes(1024), FOREIGN, CONTAINER, TIME)
+add(
+    "tar-of-code",
+    lambda: (
+        b"".join(_tar_member(name, pickled(_RUNS)) for name in ("sys_info", "storages", "tensors", "pickle"))
+        + bytes(1024)
+    ),
+    DAMAGED,
+)
+add("script-good", lambda: _script(b'class M(Module):\n  __parameters__ = ["weight", ]\n'), OK)
+add("script-code-bomb", lambda: _script(bytes(300 << 20)), LIMIT)
+add("script-code-bomb-that-lies", lambda: _script(bytes(300 << 20), 100), CONTAINER)
+add("script-code-slow-to-search", lambda: _script(b"class M(Module):\n" + b"  \n" * 5_000_000), OK, TIME, MEMORY)
+add("script-code-of-classes", lambda: _script(b"class M(Module):\n  __parameters__ = [" * 500_000), OK, TIME, MEMORY)
+add("pickle-storage-none", lambda: _inner(0), OK)
+add("pickle-storage-of-storages", lambda: _inner(50), OK)
+add("pickle-storage-bomb", lambda: pickled(mapped({"state_dict": mapped({"w": p.tensor(
+    persistent=value(_long_put(0xFFFFFFF))
+)})}), 4), OK, MEMORY)  # fmt: skip
+add(
+    "safetensors-header-of-100-mb",
+    lambda: struct.pack("<Q", 100 << 20) + b'{"a":' + b" " * ((100 << 20) - 6) + b"}",
+    CONTAINER,
+    MEMORY,
+    TIME,
+)
+add("safetensors-million-tensors", lambda: (lambda h: struct.pack("<Q", len(h)) + h)(
+    b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(1_000_000)) + b"}"
+), OK, MEMORY, TIME, LIMIT)  # fmt: skip
 
 
 def _sparse(path: Path) -> None:
@@ -981,6 +1088,44 @@ def _folder_of_folders(path: Path) -> None:
     (path / "latest").write_text("../../../../etc")
 
 
+def _folder_of_metadata(data: bytes) -> Build:
+    def build(path: Path) -> None:
+        path.mkdir()
+        (path / ".metadata").write_bytes(data)
+
+    return build
+
+
+def _folder_of_shards(name: str, data: bytes | None = None, *, link: str | None = None) -> Build:
+    """Metadata that says where the one tensor is."""
+    module = "torch.distributed.checkpoint."
+    info = built(p.stack_named(module + "filesystem", "_StorageInfo") + b")\x81",
+                 value({"relative_path": name, "offset": 0, "length": 10}))  # fmt: skip
+    index = built(p.stack_named(module + "metadata", "MetadataIndex") + b")\x81", value({"fqn": "w"}))
+    state = mapped({"state_dict_metadata": p.EMPTY_DICT, "storage_data": b"}" + index + info + b"s"})
+    metadata = pickled(built(p.stack_named(module + "metadata", "Metadata") + b")\x81", state), 4)
+
+    def build(path: Path) -> None:
+        path.mkdir()
+        (path / ".metadata").write_bytes(metadata)
+        if data is not None:
+            (path / name).write_bytes(data)
+        if link is not None:
+            (path / name).symlink_to(link)
+
+    return build
+
+
+def _folder_of_deepspeed(latest: bytes, states: bytes | None = None) -> Build:
+    def build(path: Path) -> None:
+        (path / "checkpoint").mkdir(parents=True)
+        (path / "latest").write_bytes(latest)
+        if states is not None:
+            (path / "checkpoint/mp_rank_00_model_states.pt").write_bytes(states)
+
+    return build
+
+
 place("link-to-dev-zero", _link("/dev/zero"), OUTSIDE)
 place("link-to-dev-stdin", _link("/dev/fd/0"), OUTSIDE, DANGLING, NO_FILE, ("unreadable", "io-error"))
 place("link-to-passwd", _link("/etc/passwd"), OUTSIDE)
@@ -994,17 +1139,31 @@ place("link-dangling", _link("nowhere"), DANGLING)
 place("link-with-escapes", _link("\x1b[2J\n\udcff\x9b"), DANGLING)
 place("link-through-a-file", _link("/etc/passwd/x"), DANGLING)
 place("link-very-long", _link("a/" * 2000 + "b"), DANGLING, ("unreadable", "io-error"))
-place("link-to-its-folder", _link("."), UNSUPPORTED)
+place("link-to-its-folder", _link("."), FOREIGN)
 place("link-through-folder-link", _through_folder_link, OK)
 place("fifo", os.mkfifo, NO_FILE)
 place("socket", _socket, NO_FILE)
 if os.geteuid() == 0:
     place("device-zero", lambda path: os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5)), NO_FILE)
     place("device-disk", lambda path: os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(7, 250)), NO_FILE)
-place("folder-empty", lambda path: path.mkdir(), UNSUPPORTED)
-place("folder-of-10000-files", _folder_of_many, UNSUPPORTED)
-place("folder-with-link-cycle", _folder_with_loop, UNSUPPORTED)
-place("folder-of-folders", _folder_of_folders, UNSUPPORTED)
+place("folder-empty", lambda path: path.mkdir(), ("incomplete", "empty"))
+place("folder-of-10000-files", _folder_of_many, TRUNCATED)
+place("folder-with-link-cycle", _folder_with_loop, NO_FILE)
+place("folder-of-folders", _folder_of_folders, MISSING)
+place("folder-of-shards", _folder_of_shards("__0_0.distcp", bytes(10)), OK)
+place("folder-naming-passwd", _folder_of_shards("/etc/passwd"), DAMAGED)
+place("folder-naming-passwd-above", _folder_of_shards("../" * 20 + "etc/passwd"), DAMAGED)
+place("folder-naming-itself", _folder_of_shards(".metadata"), OK, SHORT)
+place("folder-naming-dev-zero", _folder_of_shards("zero", link="/dev/zero"), NO_FILE)
+for _name in ("reduce", "newobj", "stack-global-dotted", "build-setstate"):
+    place(f"folder-metadata-{_name}", _folder_of_metadata(pickled(CODE[_name], 4)), CONTAINER)
+place("folder-metadata-bomb", _folder_of_metadata(_long_put(0xFFFFFFF)), MEMORY, DAMAGED, CONTAINER)
+place("folder-metadata-lists", _folder_of_metadata(pickled(b"](" + b"]" * 10_000_000 + b"e")), MEMORY, TIME)
+place("folder-metadata-deep", _folder_of_metadata(_deep_lists(100_000)), CONTAINER, MEMORY, DAMAGED)
+place("folder-latest-outside", _folder_of_deepspeed(b"../../../../../../etc"), MISSING)
+place("folder-latest-huge", _folder_of_deepspeed(b"a" * 10_000_000), MISSING)
+place("folder-states-bomb", _folder_of_deepspeed(b"checkpoint", archive(_long_put(0xFFFFFFF))), MEMORY, DAMAGED, OK)
+place("folder-states-code", _folder_of_deepspeed(b"checkpoint", archive(pickled(_RUNS))), OK)
 
 # --- names of good checkpoints ----------------------------------------------------------------------------------------
 NAMES = (

@@ -13,6 +13,7 @@ import struct
 import zipfile
 from typing import Any
 
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 NONE, TRUE, EMPTY_TUPLE, EMPTY_LIST, EMPTY_DICT = b"N", b"\x88", b")", b"]", b"}"
 
 
@@ -75,6 +76,7 @@ def tensor(
     size: bytes | None = None,
     kind: bytes | None = None,
     offset: bytes | None = None,
+    persistent: bytes | None = None,
 ) -> bytes:
     """A tensor of 2 x 3 floats in storage 0, or one that lies."""
     storage = tupled(
@@ -86,13 +88,18 @@ def tensor(
     )
     return called(
         named("torch._utils", "_rebuild_tensor_v2"),
-        storage + b"Q",
+        storage + b"Q" if persistent is None else inner_storage(persistent),
         offset if offset is not None else value(0),
         size if size is not None else value((2, 3)),
         value((3, 1)),
         b"\x89",
         called(named("collections", "OrderedDict")),
     )
+
+
+def inner_storage(data: bytes) -> bytes:
+    """A storage as a plain pickle has it: a call with the bytes of a legacy file."""
+    return called(stack_named("torch.storage", "_load_from_bytes"), data)
 
 
 def pickled(root: bytes, protocol: int = 2) -> bytes:
@@ -114,6 +121,21 @@ def archive(data_pkl: bytes, records: dict[str, bytes] | None = None, *, root: s
     if records is None:
         records = {"data/0": struct.pack("<6f", *range(6)), "version": b"3\n"}
     return zipped([(f"{root}{name}", data) for name, data in {"data.pkl": data_pkl, **records}.items()])
+
+
+def zipped_each(records: list[tuple[str, bytes, int]]) -> bytes:
+    """Put records into a zip, each by its own method."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data, method in records:
+            file.writestr(zipfile.ZipInfo(name), data, compress_type=method)
+    return buffer.getvalue()
+
+
+def legacy(pickle_bytes: bytes, keys: list[str] | bytes = b"]", data: bytes = b"") -> bytes:
+    """Put a pickle into a legacy file: as its object, before the list of storages and their data."""
+    listed_keys = keys if isinstance(keys, bytes) else value(keys)
+    return LEGACY_MAGIC + pickled(value(1001)) + pickled(EMPTY_DICT) + pickle_bytes + pickled(listed_keys) + data
 
 
 def zipped(records: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:

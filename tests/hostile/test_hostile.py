@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
 import sys
 import unicodedata
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,10 @@ from ckpt_indexer import layout, read_index
 from ckpt_indexer.errors import CkptIndexerError, SidecarInvalid
 from ckpt_indexer.formats import unpickle
 from ckpt_indexer.formats.container import read_facts
-from ckpt_indexer.formats.plain_yaml import YAML_MAX, parse_yaml
+from ckpt_indexer.formats.plain_yaml import YAML_MAX
 from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.formats.worker import CPU_SECONDS
+from ckpt_indexer.health import check_folder
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.layout import INDEX_NAME
@@ -617,6 +620,43 @@ def torch_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
         return buffer.getvalue(), file.read("archive/data.pkl")
 
 
+@pytest.fixture(scope="module")
+def other_files() -> dict[str, bytes]:
+    """A file of each other format, small, and written by its own library."""
+    import safetensors.torch
+    import torch
+
+    from tests import samples
+    from tests.formats import made_files
+
+    content = samples.monitored(torch.tensor(0.5))
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; files of it are not gone
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
+    return {
+        "legacy": made_files.legacy(content),
+        "tar": made_files.tar_file(content),
+        "torchscript": buffer.getvalue(),
+        "safetensors": safetensors.torch.save(samples.state_dict(), {"epoch": "3"}),
+        "pickle": pickle.dumps(content),
+    }
+
+
+@pytest.fixture(scope="module")
+def sharded_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A folder of shards, and its metadata."""
+    import torch.distributed.checkpoint as dcp
+
+    from tests import samples
+
+    folder = tmp_path_factory.mktemp("sharded") / "case.ckpt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no process group: one process
+        dcp.save({"model": samples.state_dict(), "epoch": 3}, checkpoint_id=folder)
+    return folder, (folder / ".metadata").read_bytes()
+
+
 def _fuzz_file(data: bytes, reader: Reader, folder: Path) -> None:
     path = folder / "fuzzed.ckpt"
     path.write_bytes(data)
@@ -643,6 +683,18 @@ class Fuzzing:
         )
 
     @staticmethod
+    def others(other_files: dict[str, bytes], reader: Reader, folder: Path, changes: list[Edit], seed: str) -> None:
+        _fuzz_file(_mutated(other_files[seed], changes), reader, folder)
+
+    @staticmethod
+    def shards(sharded_file: tuple[Path, bytes], reader: Reader, changes: list[Edit]) -> None:
+        folder, metadata = sharded_file
+        (folder / ".metadata").write_bytes(_mutated(metadata, changes))
+        facts = check_folder(str(folder.parent), folder.name, reader)
+        assert outcome(facts)[1] != "reader-crashed", facts.problem
+        check_what_follows(facts)
+
+    @staticmethod
     def indexes(root: Path, changes: list[Edit], seed: str) -> None:
         (root / INDEX_NAME).write_bytes(_mutated(make.INDEXES[seed], changes))
         for name in root.glob(f"{INDEX_NAME}.corrupt-*"):
@@ -660,12 +712,14 @@ class Fuzzing:
         assert "mine.ckpt" in read_index(root).entries
 
     @staticmethod
-    def yaml(data: bytes) -> None:
-        try:
-            document = parse_yaml(data)
-        except ValueError:
-            return
-        check_yaml_follows(document)
+    def yaml(data: bytes, reader: Reader) -> None:
+        # In the worker, as always: within minutes the fuzzer finds a merge of merges that takes all memory there is.
+        with open(os.memfd_create("fuzzed"), "w+b", buffering=0) as file:
+            file.write(data)
+            file.seek(0)
+            loaded = reader.read_yaml(file.fileno())
+        if loaded.error is None:
+            check_yaml_follows(loaded.document)
 
 
 def _entry_type() -> Any:
@@ -674,6 +728,7 @@ def _entry_type() -> Any:
     return Entry
 
 
+OTHERS = ["legacy", "tar", "torchscript", "safetensors", "pickle"]
 SEEDS = ["entries-unknown-fields", "extra-controls", "entry-problem", "entry-metrics", "key-escapes"]
 yaml_data = st.one_of(
     st.binary(max_size=200),
@@ -733,6 +788,22 @@ def test_a_mutated_pickle_ends_as_a_definite_status(
     Fuzzing.pickles(torch_file, reader, good.parent, changes)
 
 
+@settings(fuzzed, max_examples=2 * EXAMPLES)
+@given(changes=edits, seed=st.sampled_from(OTHERS))
+def test_a_mutated_file_of_another_format_ends_as_a_definite_status(
+    other_files: dict[str, bytes], reader: Reader, good: Path, changes: list[Edit], seed: str
+) -> None:
+    Fuzzing.others(other_files, reader, good.parent, changes, seed)
+
+
+@fuzzed
+@given(changes=edits)
+def test_mutated_metadata_of_shards_ends_as_a_definite_status(
+    sharded_file: tuple[Path, bytes], reader: Reader, changes: list[Edit]
+) -> None:
+    Fuzzing.shards(sharded_file, reader, changes)
+
+
 @fuzzed
 @given(changes=edits, seed=st.sampled_from(SEEDS))
 def test_a_mutated_index_is_taken_or_set_aside_and_what_follows_is_strict_json(
@@ -743,8 +814,8 @@ def test_a_mutated_index_is_taken_or_set_aside_and_what_follows_is_strict_json(
 
 @fuzzed
 @given(data=yaml_data)
-def test_mutated_yaml_is_bounded_data_or_refused(data: bytes) -> None:
-    Fuzzing.yaml(data)
+def test_mutated_yaml_is_bounded_data_or_refused(data: bytes, reader: Reader) -> None:
+    Fuzzing.yaml(data, reader)
 
 
 @pytest.mark.soak
@@ -765,6 +836,22 @@ def test_soak_mutated_pickles(torch_file: tuple[bytes, bytes], reader: Reader, g
 
 @pytest.mark.soak
 @soaked
+@given(changes=edits, seed=st.sampled_from(OTHERS))
+def test_soak_mutated_files_of_other_formats(
+    other_files: dict[str, bytes], reader: Reader, good: Path, changes: list[Edit], seed: str
+) -> None:
+    Fuzzing.others(other_files, reader, good.parent, changes, seed)
+
+
+@pytest.mark.soak
+@soaked
+@given(changes=edits)
+def test_soak_mutated_metadata_of_shards(sharded_file: tuple[Path, bytes], reader: Reader, changes: list[Edit]) -> None:
+    Fuzzing.shards(sharded_file, reader, changes)
+
+
+@pytest.mark.soak
+@soaked
 @given(changes=edits, seed=st.sampled_from(SEEDS))
 def test_soak_mutated_indexes(good: Path, changes: list[Edit], seed: str) -> None:
     Fuzzing.indexes(good.parent, changes, seed)
@@ -773,5 +860,5 @@ def test_soak_mutated_indexes(good: Path, changes: list[Edit], seed: str) -> Non
 @pytest.mark.soak
 @soaked
 @given(data=yaml_data)
-def test_soak_mutated_yaml(data: bytes) -> None:
-    Fuzzing.yaml(data)
+def test_soak_mutated_yaml(data: bytes, reader: Reader) -> None:
+    Fuzzing.yaml(data, reader)

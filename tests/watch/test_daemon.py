@@ -185,9 +185,9 @@ def test_what_is_no_checkpoint_becomes_an_entry_with_its_problem_and_the_next_go
         "empty.ckpt": ("incomplete", "empty"),
         "page.ckpt": ("unsupported", "not-a-checkpoint"),
         "cut.ckpt": ("incomplete", "truncated"),
-        "bomb.ckpt": ("unsupported", "format-unsupported"),
+        "bomb.ckpt": ("unreadable", "memory-limit"),
         "pipe.ckpt": ("unreadable", "not-a-file"),
-        "shards.ckpt": ("unsupported", "format-unsupported"),
+        "shards.ckpt": ("incomplete", "truncated"),
         "good.ckpt": ("ok", None),
     }
     assert entries["shards.ckpt"].format == "sharded-dcp"
@@ -212,6 +212,37 @@ def test_temporary_names_are_no_checkpoints_and_a_rename_makes_them_one(
     assert daemon.sync() == {}
     (root / ".best.ckpt.Xy12Ab").rename(root / "best.ckpt")
     assert statuses(daemon.sync()) == {"best.ckpt": "ok"}
+
+
+def test_names_that_count_as_checkpoints_are_a_setting_that_the_index_keeps(root: Path, sample: Path) -> None:
+    names = ["a.ckpt", "b.pt", "c.safetensors", "run/checkpoints/d.pt", "e.pth.tar"]
+    with Daemon(root, "--suffixes", ".ckpt,.pt") as daemon:
+        for name in names:
+            put(sample, root / name)
+        found = {"a.ckpt": "ok", "b.pt": "ok", "run/checkpoints/d.pt": "ok"}
+        assert statuses(daemon.sync()) == found
+        assert (root / "b.pt.metadata.yaml").exists()
+        (root / "b.pt").rename(root / "f.pt")
+        found["f.pt"] = found.pop("b.pt")
+        assert statuses(daemon.sync()) == dict(sorted(found.items()))
+        assert not (root / "b.pt.metadata.yaml").exists()
+    assert json.loads((root / INDEX_NAME).read_text())["suffixes"] == [".ckpt", ".pt"]
+    assert run("rebuild", root).returncode == 0  # goes by the index, and takes nothing out
+    assert run("verify", root).returncode == 0
+    (root / "a.ckpt").unlink()
+    with Daemon(root) as daemon:
+        assert statuses(daemon.sync()) == {"f.pt": "ok", "run/checkpoints/d.pt": "ok"}
+        assert run("rebuild", root, "--suffixes", ".pt,.pth.tar").returncode == 0
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_notified("RELOADING=1")
+        daemon.wait_notified("READY=1")
+        put(sample, root / "g.pth.tar")
+        assert statuses(daemon.sync()) == {
+            "e.pth.tar": "ok",
+            "f.pt": "ok",
+            "g.pth.tar": "ok",
+            "run/checkpoints/d.pt": "ok",
+        }
 
 
 def test_the_daemons_own_writes_cause_no_work(daemon: Daemon, root: Path, sample: Path) -> None:
