@@ -267,7 +267,8 @@ class ArchiveProof:
             if found is None:
                 return None
             item = Item(name, *found, method, start)
-        return Place(item, data - start - len(layout.local_header(item, 4)))
+        padding = data - start - len(layout.local_header(item, 4))
+        return Place(item, padding) if padding >= 0 else None
 
     def _descriptor_after(self, data: int, method: int, *, wide: bool) -> tuple[int, int, int] | None:
         """Find the descriptor that names the distance from *data* to itself: (CRC, packed size, size)."""
@@ -356,13 +357,17 @@ class ArchiveProof:
         after_start = pieces.position
         after = pieces.exactly(len(layout.descriptor(item)))
         # As the directory says; with the checksum or the length that the bytes give; with no checksum at all.
-        for likely in (item, item._replace(crc=crc), item._replace(size=size), item._replace(crc=0)):
+        for likely in (item, item._replace(crc=crc), item._replace(size=max(size, 0)), item._replace(crc=0)):
             if after == layout.descriptor(likely):
                 item = likely
                 break
         if size != item.size or (item.crc and item.crc != crc):
             self._bad.add(name)
             self._note(_region(name), name, start, "checksum-mismatch", _WRONG)
+        elif item.size < self._needed(name):
+            self._bad.add(name)
+            message = f"it has {item.size} bytes where its tensor needs {self._needed(name)}"
+            self._note(_region(name), name, start, "record-short", message)
         elif counter is not None and self._weights is not None:
             self._weights.take_counts(name, counter, self._reader(start))
         expected = layout.descriptor(item)
@@ -370,6 +375,10 @@ class ArchiveProof:
             at = after_start + _first_difference(after, expected)
             self._note("descriptor", name, at, "container-damaged", "it is not what the directory says")
         return item
+
+    def _needed(self, name: str) -> int:
+        """Count the bytes that the tensors of a record need."""
+        return 0 if self._weights is None else self._weights.storages.get(name.removeprefix("data/"), 0)
 
     def _reader(self, start: int) -> Callable[[int, int], bytes]:
         return lambda offset, size: read_at(self._file, start + offset, size)

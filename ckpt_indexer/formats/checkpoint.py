@@ -69,6 +69,7 @@ def describe(root: Any, facts: Facts, fetch: Fetch, state_dict: dict[str, Any] |
         if facts.hyper_parameters is None and key in mapping:
             facts.hyper_parameters = plainer.mapping(mapping[key])
     facts.datamodule_hyper_parameters = plainer.mapping(mapping.get("datamodule_hyper_parameters"))
+    facts.batches = _progress(mapping, "epoch_loop.batch_progress").get("total")
     facts.validations_in_epoch = _validations_in_epoch(mapping)
 
 
@@ -306,14 +307,22 @@ def _monitor_state(parameters: dict[str, Any], state: dict[str, Any]) -> Monitor
 
 
 def _validations_in_epoch(mapping: dict[Any, Any]) -> int | None:
-    """Count how often the current epoch was validated so far, from the progress that Lightning's loops save."""
-    node: Any = mapping.get("loops")
-    for key in ("fit_loop", "epoch_loop.val_loop.batch_progress"):
-        node = node.get(key) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or not all(isinstance(node.get(key), dict) for key in ("total", "current")):
-        return None
+    """Count how often the current epoch was validated so far."""
     # "total" counts the batches of all validations since the epoch began, "current" those of the last one.
-    total, current = node["total"].get("ready"), node["current"].get("ready")
-    if type(total) is not int or type(current) is not int or current <= 0 or not 0 <= total < 1 << 63:
-        return None
-    return total // current
+    progress = _progress(mapping, "epoch_loop.val_loop.batch_progress")
+    total, current = progress.get("total"), progress.get("current")
+    return total // current if total is not None and current else None
+
+
+def _progress(mapping: dict[Any, Any], name: str) -> dict[str, int]:
+    """Read how many batches were begun, by "total" and "current", from the progress that Lightning's loops save."""
+    node: Any = mapping.get("loops")
+    for key in ("fit_loop", name):
+        node = node.get(key) if isinstance(node, dict) else None
+    counts = {}
+    for key in ("total", "current"):
+        part = node.get(key) if isinstance(node, dict) else None
+        count = part.get("ready") if isinstance(part, dict) else None
+        if type(count) is int and 0 <= count < 1 << 63:
+            counts[key] = count
+    return counts

@@ -78,6 +78,7 @@ class Facts(msgspec.Struct):
     tensors: list[TensorFacts] | None = None  # of the state dict; None where there is none
     parameters: int | None = None
     has_optimizer: bool = False
+    batches: int | None = None  # trained so far, all epochs together, from the loops' progress
     validations_in_epoch: int | None = None  # up to this save, from the loops' progress
     file_metadata: dict[str, str] = {}  # safetensors' ``__metadata__``
     embedded: dict[str, Any] | None = None  # what our training callback put in

@@ -120,6 +120,7 @@ class Counter:
         for span in self._open:
             stop = span.start + span.size
             part = piece[max(0, span.start - at) : min(end, stop) - at]
+            part = part[: len(part) - len(part) % ITEM_BYTES[span.dtype]]  # torn only where the record is too short
             found = count(part, span.dtype, is_big_endian=self._is_big_endian)
             if found.nan or found.inf:
                 before = self.counts.get(span, Count(0, 0))

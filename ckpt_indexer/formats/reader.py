@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from ckpt_indexer.formats.facts import DeepFacts, Facts
+from ckpt_indexer.formats.wandb_log import RunLog
 from ckpt_indexer.formats.worker import (
     EXIT_MEMORY,
     HEADER,
@@ -27,6 +28,7 @@ from ckpt_indexer.formats.worker import (
     RATE,
     READ_CHECKPOINT,
     READ_DEEP,
+    READ_WANDB,
     READ_YAML,
     YamlFacts,
     cpu_seconds,
@@ -43,6 +45,7 @@ ANSWER_MAX = 32 << 20  # bytes; 200,000 tensors take 20 MB, and decoded ten time
 
 _decode_facts: Callable[[bytes], Facts] = msgspec.msgpack.Decoder(Facts).decode
 _decode_deep: Callable[[bytes], DeepFacts] = msgspec.msgpack.Decoder(DeepFacts).decode
+_decode_log: Callable[[bytes], RunLog] = msgspec.msgpack.Decoder(RunLog).decode
 _decode_yaml: Callable[[bytes], YamlFacts] = msgspec.msgpack.Decoder(YamlFacts).decode
 
 
@@ -116,6 +119,13 @@ class Reader:
             return YamlFacts(error=died.problem.message)
         except msgspec.MsgspecError as error:
             return YamlFacts(error=f"its answer was not valid: {error}")
+
+    def read_wandb(self, descriptor: int) -> RunLog:
+        """Read the log of a Weights & Biases run; one that ends the worker says nothing."""
+        try:
+            return _decode_log(self._ask(READ_WANDB, descriptor))
+        except (_WorkerDied, msgspec.MsgspecError):
+            return RunLog()
 
     def close(self) -> None:
         """End the worker process, if there is one."""

@@ -59,7 +59,8 @@ def local_header(item: Item, extra_size: int) -> bytes:
 
 def padding(extra_size: int) -> bytes:
     """Write the extra field that moves the data to its alignment."""
-    return struct.pack("<2sH", PADDING, (extra_size - 4) & 0xFFFF) + b"Z" * (extra_size - 4)
+    whole = struct.pack("<2sH", PADDING, (extra_size - 4) & 0xFFFF) + b"Z" * (extra_size - 4)
+    return whole[:extra_size]  # fewer than the tag's 4 bytes are damage, and are compared as such
 
 
 def padding_size(item: Item, alignment: int) -> int:

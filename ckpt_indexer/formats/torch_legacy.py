@@ -85,6 +85,8 @@ def read_tar(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStorage
         while len(members) < MEMBERS_MAX and (member := _next_member(tar)) is not None:
             members[member.name] = member
             end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if member.size < 0:
+                raise FormatProblem("container-damaged", f"the member {member.name} has {member.size} bytes")
             if end > size_bytes:
                 raise FormatProblem("truncated", f"the archive is cut short in {member.name}")
         stream.seek(end)

@@ -18,21 +18,25 @@ import socket
 import struct
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from ckpt_indexer.formats.container import read_facts
 from ckpt_indexer.formats.facts import DeepFacts, Facts
 from ckpt_indexer.formats.plain_yaml import YAML_MAX, parse_yaml
+from ckpt_indexer.formats.wandb_log import RunLog, read_log
 from ckpt_indexer.model import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import WriteableBuffer
 
 READ_CHECKPOINT = b"C"
 READ_DEEP = b"D"
 READ_YAML = b"Y"
+READ_WANDB = b"W"
 MEMORY_MAX = 448 << 20  # bytes of address space: 512 MB for all of it, the interpreter's own included
 CPU_SECONDS = 1.5  # for one file; a data.pkl of 8 MB takes 0.3
 DEEP_CPU_SECONDS = 20.0  # for every byte of one file: so much, for 70,000 records take 4 …
@@ -75,7 +79,7 @@ def main() -> None:
                 answer = _read_deep(descriptor, rate)
             else:
                 with open(descriptor, "rb", buffering=0) as file:
-                    answer = read_facts(file) if request == READ_CHECKPOINT else _read_yaml(file)
+                    answer = _READERS[request](file)
             data = encode(answer)
         except MemoryError:
             # A heap that was full once is fragmented; a new process costs 40 ms. Ended at once and unanswered, so that
@@ -83,7 +87,11 @@ def main() -> None:
             os._exit(EXIT_MEMORY)
         except Exception as error:  # noqa: BLE001 - a traceback would put a file's text into its owner's log
             problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
-            failures = {READ_CHECKPOINT: Facts(problem=problem), READ_DEEP: DeepFacts(problem=problem)}
+            failures = {
+                READ_CHECKPOINT: Facts(problem=problem),
+                READ_DEEP: DeepFacts(problem=problem),
+                READ_WANDB: RunLog(),
+            }
             data = encode(failures.get(request, YamlFacts(error=problem.message)))
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(HEADER.pack(len(data)) + data)
@@ -134,6 +142,13 @@ def _read_yaml(file: Any) -> YamlFacts:
         return YamlFacts(error=Problem.of("io-error", error.strerror or error).message, is_unread=True)
     except ValueError as error:
         return YamlFacts(error=Problem.of("sidecar-invalid", error).message)
+
+
+_READERS: dict[bytes, Callable[[BinaryIO], Any]] = {
+    READ_CHECKPOINT: read_facts,
+    READ_YAML: _read_yaml,
+    READ_WANDB: read_log,
+}
 
 
 def _limit() -> None:

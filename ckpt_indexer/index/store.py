@@ -72,6 +72,7 @@ class Store:
         self._on_set_aside = on_set_aside
         self._index = Index()
         self._fingerprint: Fingerprint | None = None  # of the file self._index came from
+        self._is_unsynced = False  # a write was not known to be on disk when it failed
         self._listed: dict[str, Listed] = {}
         self._members: dict[str, set[str]] = {}  # experiment -> keys
         self._listings: dict[str, msgspec.Raw] = {}
@@ -136,6 +137,9 @@ class Store:
             new.update((key, None) for key in removed if key in entries and key not in contested)
             if new or self._fingerprint is None or self.is_behind:
                 self._write(folder, new, generation, now)
+            elif self._is_unsynced:
+                os.fsync(folder)  # what failed before was only this: the new index has its name already
+            self._is_unsynced = False
             return Outcome(list(new), contested)
 
     def _write(self, folder: int, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
@@ -154,6 +158,7 @@ class Store:
             self._fingerprint = replace_file(folder, layout.INDEX_NAME, data)
         except BaseException:
             self._put(before)
+            self._is_unsynced = True
             raise
         self._index = index
 
@@ -233,6 +238,7 @@ class Store:
         taken = set(os.listdir(folder))  # two in one second must not replace each other; the lock keeps others out
         name = next(n for i in itertools.count(1) if (n := moment if i == 1 else f"{moment}-{i}") not in taken)
         os.replace(layout.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)  # before a new index takes the name: a power cut may keep that rename and lose this one
         self._replace(self._emptied(), None)
         if self._on_set_aside is not None:
             self._on_set_aside(name, reason)

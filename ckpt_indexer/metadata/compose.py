@@ -29,6 +29,7 @@ from ckpt_indexer.metadata.schema import (
     Training,
 )
 from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
+from ckpt_indexer.metadata.wandb import Run, metrics_at
 from ckpt_indexer.model import Fingerprint
 
 if TYPE_CHECKING:
@@ -54,23 +55,39 @@ class Config(msgspec.Struct):
 
 
 def compose(
-    *, key: str, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None
+    *,
+    key: str,
+    link_target: str | None,
+    fingerprint: Fingerprint,
+    facts: Facts,
+    config: Config | None,
+    run: Run | None = None,
 ) -> Document:
-    """Make a checkpoint's document: what our callback embedded (tier 2), its header (3), its configuration (4)."""
+    """Make a checkpoint's document.
+
+    From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
+    """
     content = config.content if config is not None else {}
+    logged_to = run or Run(id="")
     embedded = parse_embedded(facts.embedded)
     told = embedded or Embedded()
     sources: dict[str, Source] = {"training": "checkpoint" if embedded is None else "embedded"}
     exp_name = find_text(content, "exp_name", "experiment_name")
     sources["exp_name"] = "embedded" if told.exp_name else "config" if exp_name else "path"
-    metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told)
-    model, sources["model"] = _model(facts, content)
+    metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told, logged_to)
+    model, sources["model"] = _model(facts, content, logged_to.config)
     if config is not None:
         sources["hydra_config_path"] = "config"
     elif told.config_path is not None:
         sources["hydra_config_path"] = "embedded"
     if told.wandb_run_id is not None:
         sources["wandb_run_id"] = "embedded"
+    elif run is not None:
+        sources["wandb_run_id"] = "wandb"
+    max_epochs = [
+        told.max_epochs,
+        *(find_int(c, "trainer.max_epochs", "max_epochs") for c in (content, logged_to.config)),
+    ]
     return Document(
         checkpoint_path=key,
         exp_name=told.exp_name or exp_name or place_of(key).experiment.rpartition("/")[2],
@@ -79,19 +96,18 @@ def compose(
             epoch=facts.epoch,
             global_step=facts.global_step,
             training_phase=told.training_phase or find_text(content, "training_phase") or "training",
-            max_epochs=find_int(content, "trainer.max_epochs", "max_epochs")
-            if told.max_epochs is None
-            else told.max_epochs,
+            max_epochs=next((number for number in max_epochs if number is not None), None),
         ),
         model=model,
         metrics=metrics,
         checkpointing=_checkpointing(score, content, told, sources),
         hydra_config_path=told.config_path if config is None else config.path,
-        wandb_run_id=told.wandb_run_id,
+        wandb_run_id=told.wandb_run_id or logged_to.id or None,
         indexer=Indexer(
             version=__version__,
             fingerprint=fingerprint,
             config_fingerprint=config.fingerprint if config is not None else None,
+            wandb_fingerprint=logged_to.fingerprint,
             source="embedded"
             if embedded is not None
             else "config"
@@ -149,15 +165,19 @@ def _known(value: Any) -> bool:
     return value is not None and value not in (UNKNOWN, [], {})
 
 
-def _metrics(key: str, link_target: str | None, facts: Facts, embedded: Embedded) -> tuple[Metrics, Score, Source]:
+def _metrics(
+    key: str, link_target: str | None, facts: Facts, embedded: Embedded, run: Run
+) -> tuple[Metrics, Score, Source]:
     """Collect a checkpoint's own metrics: those it carries, its score, the numbers in its name, in this order."""
     names = [key] if link_target is None else [link_target, key]
-    logged = {name: value for group in facts.metrics.values() for name, value in group.items()} | embedded.metrics
+    written = {name: value for group in facts.metrics.values() for name, value in group.items()} | embedded.metrics
+    in_run = metrics_at(run, epoch=facts.epoch, global_step=facts.global_step, batches=facts.batches)
+    logged = {**in_run, **written}
     named = {k: v for name in names for k, v in numbers_in_name(name).items()}
     score = find_score(names, facts, {**named, **logged})
     if (monitor := embedded.monitor) is not None:
         score = Score(monitor.name, monitor.mode, monitor.value, score.state)
-    if score.value is None and score.monitor is not None:
+    if score.value is None and score.monitor is not None and embedded.monitor is None:
         canonical = canonical_name(score.monitor)
         own = [value for name, value in logged.items() if canonical is not None and canonical_name(name) == canonical]
         if len(own) == 1:
@@ -175,7 +195,9 @@ def _metrics(key: str, link_target: str | None, facts: Facts, embedded: Embedded
             metrics.additional_metrics[name] = value
         if field is not None and (getattr(metrics, field) is None or name == score.monitor):
             setattr(metrics, field, value)
-    source: Source = "checkpoint" if logged or (score.state and score.value is not None) else "name"
+    source: Source = "wandb" if in_run else "name"
+    if written or (score.state and score.value is not None):
+        source = "checkpoint"
     return metrics, score, "embedded" if embedded.metrics or embedded.monitor else source
 
 
@@ -191,12 +213,15 @@ def canonical_name(name: str) -> str | None:
     return None if name == "loss" else _CANONICAL.get(name)
 
 
-def _model(facts: Facts, content: Mapping[str, Any]) -> tuple[Model, Source]:
-    """Read the model from the config, else from the hyper-parameters, else from the tensors' names and shapes."""
+def _model(facts: Facts, content: Mapping[str, Any], in_run: Mapping[str, Any]) -> tuple[Model, Source]:
+    """Read the model from the config, else the hyper-parameters, else the run's, else the tensors' names and shapes."""
     model = model_part(dict(content))
     source: Source = "config" if _known(model.model_dump()) else "checkpoint"
-    if facts.hyper_parameters:
-        model = Model.model_validate(_merged(model_part(facts.hyper_parameters).model_dump(), model.model_dump()))
+    for fallback in (facts.hyper_parameters, in_run):
+        if fallback:
+            model = Model.model_validate(_merged(model_part(dict(fallback)).model_dump(), model.model_dump()))
+            if source == "checkpoint" and fallback is in_run and _known(model.model_dump()):
+                source = "wandb"
     if UNKNOWN in (model.encoder.model_name, model.architecture) and facts.tensors:
         recognised = recognise_encoder({tensor.name: tensor.shape for tensor in facts.tensors})
         if recognised is not None:

@@ -121,6 +121,7 @@ class Indexer(_Part):
     version: Text  # of ckpt-indexer
     fingerprint: Fingerprint  # of the checkpoint this was made from
     config_fingerprint: Fingerprint | None = None
+    wandb_fingerprint: Fingerprint | None = None  # of the run
     source: Tier = "checkpoint"  # the highest tier that gave something
     sources: dict[str, Source] = {}  # part of the document -> the tier that gave it
     format: Format = "torch-zip"

@@ -12,6 +12,8 @@ from ckpt_indexer.errors import SidecarInvalid
 from ckpt_indexer.formats.plain_yaml import YAML_MAX
 from ckpt_indexer.metadata.schema import SCHEMA_VERSION, Document
 
+HEAD = b"# Made by ckpt-indexer from the checkpoint beside it. Not whole without its last line.\n"
+END = b"...\n"  # YAML's end of a document
 _MAJOR = SCHEMA_VERSION.partition(".")[0]
 
 
@@ -44,12 +46,19 @@ def encode_sidecar(document: Document) -> bytes:
     content = document.model_dump()  # mode="json" would write infinities among the parameters as null
     if document.indexer is None:
         del content["indexer"]
-    dumped: bytes = yaml.dump(
-        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8", width=1000
-    )
+    body: bytes = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8", width=1000)
+    dumped = HEAD + body + END
     if len(dumped) > YAML_MAX:  # texts that need many escapes; it would never be read back
         raise OSError(errno.EFBIG, f"the sidecar would have {len(dumped)} bytes; at most {YAML_MAX} are read")
     return dumped
+
+
+def is_lost(data: bytes) -> bool:
+    """Say whether a sidecar's bytes are what a power cut left of one of ours: nothing, zeros, or its first part.
+
+    It is not fsynced, because it can be made again; but then its rest must not pass for somebody else's.
+    """
+    return not data.strip(b"\0") or (data.startswith(HEAD) and (b"\0" in data or not data.endswith(END)))
 
 
 class _Dumper(yaml.CSafeDumper):

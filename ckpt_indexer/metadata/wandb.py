@@ -118,6 +118,16 @@ def parse_run_folder(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+def is_own_file(path: str) -> bool:
+    """Say whether the file at *path* is wandb's record of a run, and no configuration of anybody's.
+
+    >>> is_own_file("a/wandb/run-20261121_070633-el1e2may/files/config.yaml"), is_own_file("a/files/config.yaml")
+    (True, False)
+    """
+    parts = path.rsplit("/", 4)
+    return parts[-2:-1] == ["files"] and parts[-4:-3] == [FOLDER] and parse_run_folder(parts[-3]) is not None
+
+
 def list_runs(root: str, folder: str) -> dict[str, list[str]]:
     """List the run folders in *folder*'s ``wandb/``: by run id, the paths relative to *root*, the oldest first.
 

@@ -216,7 +216,9 @@ class InotifyEmitter(BaseThread):
             number = get_errno()
             if number in _GONE:
                 return None  # its own event will tell
-            if path not in self._unwatched and parent is not None:
+            if parent is not None and number not in (*_OUT_OF_WATCHES, errno.EACCES):
+                self._blinded(self._root, f"inotify: {os.strerror(number)}", lost=True)
+            elif path not in self._unwatched and parent is not None:
                 self._unwatched.add(path)
                 self._blinded(path, "watches" if number in _OUT_OF_WATCHES else "unreadable", lost=False)
             return None

@@ -21,20 +21,28 @@ from ckpt_indexer.errors import SidecarInvalid
 from ckpt_indexer.formats.plain_yaml import YAML_MAX
 from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.health import check_folder, problem_of
+from ckpt_indexer.metadata import wandb
 from ckpt_indexer.metadata.compose import Config, compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of
-from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
+from ckpt_indexer.metadata.sidecar import encode_sidecar, is_lost, parse_sidecar
 from ckpt_indexer.model import Entry, Problem
+from ckpt_indexer.watch.scan import fingerprint_of_folder
 
 if TYPE_CHECKING:
-    from ckpt_indexer.metadata.schema import Document
-    from ckpt_indexer.model import Fingerprint
-    from ckpt_indexer.watch.scan import Found
+    from collections.abc import Callable
 
+    from ckpt_indexer.formats.facts import Facts
+    from ckpt_indexer.metadata.schema import Document
+    from ckpt_indexer.metadata.wandb import Run
+    from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.watch.scan import Found, Stamp
+
+RUNS_CACHED_MAX = 8  # some MB each
 CONFIGS_CACHED_MAX = 64  # parsed configurations; the checkpoints of one run are read one after the other
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
 LOOK_AGAIN_S = 0.05
+RUN_LOG_NS = int((wandb.FLUSH_S + 5) * 1e9)
 _LASTING = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors that say what may be done; others say that the disk failed
 
 
@@ -47,6 +55,13 @@ class Examined(NamedTuple):
     is_gone: bool = False  # it vanished meanwhile; the entry says nothing
 
 
+class _Source(NamedTuple):
+    """A checkpoint's content, a file's or a folder's."""
+
+    fingerprint: Callable[[], Fingerprint]  # as it is now
+    read: Callable[[], Facts]
+
+
 class Examiner:
     """Makes entries for the checkpoints below one root."""
 
@@ -56,7 +71,8 @@ class Examiner:
         self._local = threading.local()
         self._readers: list[Reader] = []
         self._configs: OrderedDict[tuple[str, Fingerprint], dict[str, Any]] = OrderedDict()
-        self._lock = threading.Lock()  # guards the two collections above
+        self._runs: OrderedDict[tuple[str, Fingerprint], Run] = OrderedDict()
+        self._lock = threading.Lock()  # guards the collections above
 
     def close(self) -> None:
         """End the worker processes; no thread may be examining any more."""
@@ -71,11 +87,18 @@ class Examiner:
         if found.problem is not None:
             problem = Problem.of(*found.problem)
             return self._finished(found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
-        if found.is_folder:
-            return self._examine_folder(key, found)
+        path, reader = found.path_to_read(key), self._reader()
         try:
-            with opened_file(self.root, found.path_to_read(key)) as descriptor:
-                return self._examine_file(key, found, descriptor, force=force)
+            if found.is_folder:
+                source = _Source(
+                    lambda: fingerprint_of_folder(self.root, path), lambda: check_folder(self.root, path, reader)
+                )
+                return self._examine(key, found, source, force=force)
+            with opened_file(self.root, path) as descriptor:
+                source = _Source(
+                    lambda: fingerprint_of(os.fstat(descriptor)), lambda: reader.read_checkpoint(descriptor)
+                )
+                return self._examine(key, found, source, force=force)
         except OSError as error:
             entry = bare_entry(key, stamp.fingerprint, stamp.link_target, problem_of(error))
             return self._finished(found, entry)._replace(is_gone=error.errno in (errno.ENOENT, errno.ENOTDIR))
@@ -93,13 +116,17 @@ class Examiner:
             return False
         return self._unlink(path)
 
-    def _examine_file(self, key: str, found: Found, descriptor: int, *, force: bool) -> Examined:
+    def _examine(self, key: str, found: Found, source: _Source, *, force: bool) -> Examined:
         looked_at_ns = time.time_ns()
-        before = fingerprint_of(os.fstat(descriptor))
+        before = source.fingerprint()
         stamp = found.stamp._replace(fingerprint=before)
         found = found._replace(stamp=stamp)
-        document, ours, invalid = self._document(key, found, descriptor, before, force=force)
-        if fingerprint_of(os.fstat(descriptor)) != before:
+        try:
+            run = self._run(key, stamp)
+        except OSError:
+            run, found = None, found._replace(stamp=stamp._replace(run=None))  # made again: it differs from its stamp
+        document, ours, invalid = self._document(key, found, source, before, run, force=force)
+        if source.fingerprint() != before:
             problem = Problem.of("unsettled", "it changed while it was read")
             return self._finished(found, bare_entry(key, before, stamp.link_target, problem))
         if document.indexer is None or document.indexer.config_fingerprint is None:
@@ -110,8 +137,12 @@ class Examiner:
             found = found._replace(stamp=found.stamp._replace(sidecar=None))
         entry = entry_of(document, key, before, stamp.link_target)
         entry.metadata_problem = invalid
-        is_racy = 0 <= looked_at_ns - before[1] < RACY_NS  # a time in the future says nothing
-        look_again_s = LOOK_AGAIN_S if is_racy else None
+        age_ns = looked_at_ns - before[1]
+        look_again_s = None
+        if 0 <= age_ns < RACY_NS:  # a time in the future says nothing
+            look_again_s = LOOK_AGAIN_S
+        elif run is not None and 0 <= age_ns < RUN_LOG_NS:
+            look_again_s = RUN_LOG_NS / 1e9  # what was logged with it may not be in the run's log yet
         if ours is _CURRENT:
             entry.metadata_file = layout.sidecar_path(key)
             return self._finished(found, entry, look_again_s=look_again_s)
@@ -134,7 +165,7 @@ class Examiner:
             return None
 
     def _document(
-        self, key: str, found: Found, descriptor: int, fingerprint: Fingerprint, *, force: bool
+        self, key: str, found: Found, source: _Source, fingerprint: Fingerprint, run: Run | None, *, force: bool
     ) -> tuple[Document, object, Problem | None]:
         """Make the checkpoint's document; say also whose the sidecar on disk is, and what is wrong with it."""
         stamp = found.stamp
@@ -145,31 +176,28 @@ class Examiner:
         if stamp.sidecar is not None:
             written, invalid = self._read_sidecar(layout.sidecar_path(layout.to_path(key)))
         if written is not None and written.indexer is not None:
-            about = (written.checkpoint_path, written.indexer.fingerprint, written.indexer.config_fingerprint)
-            if not force and about == (key, fingerprint, config.fingerprint if config is not None else None):
+            made = written.indexer
+            about = (written.checkpoint_path, made.fingerprint, made.config_fingerprint, made.wandb_fingerprint)
+            now = (key, fingerprint, config and config.fingerprint, run and run.fingerprint)
+            if not force and about == now:
                 return written, _CURRENT, None
             whose = _STALE
         elif written is not None:
             is_older = stamp.sidecar is not None and stamp.sidecar[1] < fingerprint[1]
             whose = _OUTDATED if is_older else _FOREIGN
-        facts = self._reader().read_checkpoint(descriptor)
-        document = compose(key=key, link_target=stamp.link_target, fingerprint=fingerprint, facts=facts, config=config)
+        document = compose(
+            key=key,
+            link_target=stamp.link_target,
+            fingerprint=fingerprint,
+            facts=source.read(),
+            config=config,
+            run=run,
+        )
         if whose is _FOREIGN and written is not None:
             document = overlay(document, written)
         elif document == written:
             whose = _CURRENT  # it was looked at again, and nothing is new
         return document, whose, invalid
-
-    def _examine_folder(self, key: str, found: Found) -> Examined:
-        stamp = found.stamp
-        document = compose(
-            key=key,
-            link_target=stamp.link_target,
-            fingerprint=stamp.fingerprint,
-            facts=check_folder(self.root, found.path_to_read(key), self._reader()),
-            config=self._config(stamp.config),
-        )
-        return self._finished(found, entry_of(document, key, stamp.fingerprint, stamp.link_target))
 
     def _finished(self, found: Found, entry: Entry, *, look_again_s: float | None = None) -> Examined:
         """Put into the entry what its stamp is made of, so that the next scan finds it equal."""
@@ -177,6 +205,8 @@ class Examiner:
         entry.metadata_fingerprint = stamp.sidecar
         if stamp.config is not None:
             entry.config_path, entry.config_fingerprint = stamp.config
+        if stamp.run is not None:
+            entry.wandb_path, entry.wandb_fingerprint = stamp.run
         return Examined(entry, look_again_s=look_again_s)
 
     def _written(
@@ -204,10 +234,10 @@ class Examiner:
         return examined._replace(wrote_sidecar=wrote)
 
     def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
-        """Read a sidecar; an empty or zero-filled one (a power cut's) counts as none."""
+        """Read a sidecar; what a power cut left of one counts as none."""
         try:
             with opened_file(self.root, path) as descriptor:
-                if _is_blank(descriptor):
+                if is_lost(os.pread(descriptor, YAML_MAX, 0)):
                     return None, None
                 loaded = self._reader().read_yaml(descriptor)
         except OSError as error:
@@ -239,10 +269,32 @@ class Examiner:
                 return None
             content = loaded.document if isinstance(loaded.document, dict) else {}
             with self._lock:
-                self._configs[config] = content
-                while len(self._configs) > CONFIGS_CACHED_MAX:
-                    self._configs.popitem(last=False)
+                _remember(self._configs, config, content, CONFIGS_CACHED_MAX)
         return Config(key, content, fingerprint)
+
+    def _run(self, key: str, stamp: Stamp) -> Run | None:
+        """Read the Weights & Biases run that the checkpoint belongs to, once for all its checkpoints.
+
+        Raises:
+            OSError: the disk failed.
+
+        """
+        if stamp.run is None:
+            return None
+        folder = layout.to_path(stamp.run[0])
+        home = folder.rpartition("/")[0].rpartition("/")[0]  # above "wandb/run-…"
+        folders = next((each for each in wandb.list_runs(self.root, home).values() if each[0] == folder), [])
+        status = wandb.stat_run(self.root, folders)
+        if status is None:
+            return None
+        cached = (folder, status.exact)
+        with self._lock:
+            run = self._runs.get(cached)
+        if run is None:
+            run = wandb.read_run(self.root, folders, status.fingerprint, self._reader())
+            with self._lock:
+                _remember(self._runs, cached, run, RUNS_CACHED_MAX)
+        return run if wandb.belongs(run, layout.to_path(key), stamp.fingerprint[1]) else None
 
     def _reader(self) -> Reader:
         """Give this thread's reader."""
@@ -268,10 +320,10 @@ class Examiner:
 _ABSENT, _STALE, _CURRENT, _FOREIGN, _OUTDATED = "absent", "stale", "current", "foreign", "outdated"
 
 
-def _is_blank(descriptor: int) -> bool:
-    """Say whether a file has nothing but zeros: what a power cut makes of one whose data had not reached the disk."""
-    size = os.fstat(descriptor).st_size
-    return size <= YAML_MAX and not os.pread(descriptor, size, 0).strip(b"\0")
+def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any, count_max: int) -> None:
+    cache[key] = value
+    while len(cache) > count_max:
+        cache.popitem(last=False)
 
 
 def _fingerprint_at(folder_fd: int, name: str) -> Fingerprint | None:

@@ -10,13 +10,15 @@ import errno
 import os
 import posixpath
 import stat
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer import layout
 from ckpt_indexer.disk import fingerprint_of
+from ckpt_indexer.metadata import wandb
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from ckpt_indexer.model import Entry, Fingerprint
 
@@ -35,6 +37,7 @@ class Stamp(NamedTuple):
     link_target: str | None = None  # as in the entry
     sidecar: Fingerprint | None = None
     config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+    run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
 
 
 def stamp_of(entry: Entry) -> Stamp:
@@ -44,7 +47,9 @@ def stamp_of(entry: Entry) -> Stamp:
     """
     path, fingerprint = entry.config_path, entry.config_fingerprint
     config = (path, fingerprint) if path is not None and fingerprint is not None else None
-    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config)
+    path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
+    run = (path, fingerprint) if path is not None and fingerprint is not None else None
+    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run)
 
 
 class Found(NamedTuple):
@@ -96,6 +101,13 @@ def _outermost(places: Collection[str]) -> list[str]:
     return kept
 
 
+class _Around(NamedTuple):
+    """What the folders above a checkpoint say of it."""
+
+    config: tuple[str, Fingerprint] | None = None  # as in the stamp
+    runs: Mapping[str, dict[str, list[str]]] = MappingProxyType({})  # folder -> what ``list_runs`` gives of it
+
+
 class _Walk:
     def __init__(self, root: str, suffixes: tuple[str, ...]) -> None:
         self.root = root
@@ -107,14 +119,15 @@ class _Walk:
         self.unseen: dict[str, str] = {}
         self.temporaries: list[str] = []
         self.folders = 0
+        self.runs: dict[str, wandb.RunStat | None] = {}  # by their oldest folder
 
     def look_at(self, place: str) -> None:
         if place == "":
-            self._folder("", None)
+            self._folder("", _Around())
             return
         is_checkpoint = layout.is_checkpoint(posixpath.basename(place), self.suffixes)
         try:
-            config = self._config_above(place)
+            around = self._around(place)
             status = _lstat_at(os.path.join(self.root, place))
             sidecar = self._stat_sidecar(place) if is_checkpoint else None
         except OSError as error:
@@ -122,17 +135,18 @@ class _Walk:
             self._note_unseen(place, error)
             return
         if is_checkpoint and status is not None:
-            self._checkpoint(place, status, sidecar, config)
+            self._checkpoint(place, status, sidecar, around)
         elif sidecar is not None:
             self.orphans[layout.to_key(place)] = sidecar
         elif status is not None and stat.S_ISDIR(status.st_mode):
-            self._folder(place, config)
+            self._folder(place, around)
 
-    def _folder(self, folder: str, config: tuple[str, Fingerprint] | None) -> None:
+    def _folder(self, folder: str, around: _Around) -> None:
         """List *folder* and those below, depth first, without recursion."""
-        waiting = [(folder, config)]
+        waiting = [(folder, around)]
         while waiting:
-            folder, config = waiting.pop()
+            folder, around = waiting.pop()
+            config = around.config
             self.folders += 1
             checkpoints: list[tuple[str, os.stat_result]] = []
             sidecars: dict[str, Fingerprint] = {}
@@ -153,47 +167,53 @@ class _Walk:
                                     inner.append(name)
                         elif entry.is_dir(follow_symlinks=False):
                             inner.append(name)
-                        elif name == layout.CONFIG_NAME:
+                        elif name == layout.CONFIG_NAME and not wandb.is_own_file(prefix + name):
                             config = self._config_at(prefix + name) or config
                         elif layout.is_temporary(name):
                             self.temporaries.append(prefix + name)
                 if layout.HYDRA_FOLDER in inner:
                     config = self._config_at(f"{prefix}{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}") or config
+                around = _Around(config, around.runs)
+                if wandb.FOLDER in inner:
+                    around = _Around(config, {**around.runs, folder: wandb.list_runs(self.root, folder)})
             except OSError as error:
                 if error.errno not in _GONE or not folder:
                     self._note_unseen(folder, error)
                 continue
             for name, status in checkpoints:
-                self._checkpoint(prefix + name, status, sidecars.pop(name, None), config)
+                self._checkpoint(prefix + name, status, sidecars.pop(name, None), around)
             self.orphans.update((layout.to_key(prefix + name), print_) for name, print_ in sidecars.items())
-            waiting += [(prefix + name, config) for name in inner]
+            waiting += [(prefix + name, around) for name in inner]
 
     def _checkpoint(
         self,
         path: str,
         status: os.stat_result,
         sidecar: Fingerprint | None,
-        config: tuple[str, Fingerprint] | None,
+        around: _Around,
     ) -> None:
-        key = layout.to_key(path)
-        if stat.S_ISREG(status.st_mode):
-            stamp = Stamp(fingerprint_of(status), None, sidecar, config)
-            self.found[key] = Found(stamp, has_twins=status.st_nlink > 1)
-        elif stat.S_ISLNK(status.st_mode):
-            self.found[key] = self._link(path, status, sidecar, config)
-        elif stat.S_ISDIR(status.st_mode):
-            self.found[key] = Found(Stamp(self._shards(path, status), None, sidecar, config), is_folder=True)
-        else:
-            kind = "FIFO" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
-            stamp = Stamp(fingerprint_of(status), None, sidecar, config)
-            self.found[key] = Found(stamp, ("not-a-file", f"this is a {kind}"))
+        try:
+            run = self._run(path, around)
+            stamp = Stamp(fingerprint_of(status), None, sidecar, around.config, run)
+            self.found[layout.to_key(path)] = self._found(path, status, stamp)
+        except FileNotFoundError:
+            pass  # it vanished while it was looked at
+        except OSError as error:
+            self._note_unseen(path, error)
 
-    def _link(
-        self, path: str, status: os.stat_result, sidecar: Fingerprint | None, config: tuple[str, Fingerprint] | None
-    ) -> Found:
-        """Follow a link as far as the tree goes."""
+    def _found(self, path: str, status: os.stat_result, stamp: Stamp) -> Found:
+        if stat.S_ISREG(status.st_mode):
+            return Found(stamp, has_twins=status.st_nlink > 1)
+        if stat.S_ISLNK(status.st_mode):
+            return self._link(path, stamp)
+        if stat.S_ISDIR(status.st_mode):
+            return Found(stamp._replace(fingerprint=fingerprint_of_folder(self.root, path)), is_folder=True)
+        kind = "FIFO" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
+        return Found(stamp, ("not-a-file", f"this is a {kind}"))
+
+    def _link(self, path: str, stamp: Stamp) -> Found:
+        """Follow a link, of which *stamp* knows what is around it, as far as the tree goes."""
         full = os.path.join(self.root, path)
-        stamp = Stamp(fingerprint_of(status), None, sidecar, config)
         try:
             written = os.readlink(full)
             real = os.path.realpath(full, strict=True)
@@ -210,44 +230,40 @@ class _Walk:
                 stamp._replace(link_target=layout.to_key(written)), ("link-outside", "the link leaves the outputs root")
             )
         inside = os.path.relpath(real, self.real_root)
-        stamp = Stamp(fingerprint_of(target), layout.to_key(inside), sidecar, config)
+        stamp = stamp._replace(fingerprint=fingerprint_of(target), link_target=layout.to_key(inside))
         if stat.S_ISDIR(target.st_mode):
-            return Found(stamp._replace(fingerprint=self._shards(inside, target)), is_folder=True)
+            return Found(stamp._replace(fingerprint=fingerprint_of_folder(self.root, inside)), is_folder=True)
         if not stat.S_ISREG(target.st_mode):
             return Found(stamp, ("not-a-file", "the link's target is no regular file"))
         return Found(stamp)
 
-    def _shards(self, path: str, status: os.stat_result) -> Fingerprint:
-        """Sum a folder up: bytes of its files, the newest time in it, its inode."""
-        size, newest, count, waiting = 0, status.st_mtime_ns, 0, [path]
-        while waiting and count < SHARDS_MAX:
-            folder = waiting.pop()
-            try:
-                with os.scandir(os.path.join(self.root, folder)) as entries:
-                    for entry in entries:
-                        count += 1
-                        inner = _lstat(entry)
-                        if inner is None:
-                            continue
-                        newest = max(newest, inner.st_mtime_ns)
-                        if stat.S_ISDIR(inner.st_mode):
-                            waiting.append(f"{folder}/{entry.name}")
-                        else:
-                            size += inner.st_size
-            except OSError:
-                continue  # what can be summed up decides; reading it later says what is wrong
-        return (size, newest, status.st_ino)
-
     def _stat_sidecar(self, path: str) -> Fingerprint | None:
         status = _lstat_at(os.path.join(self.root, layout.sidecar_path(path)), _OUT_OF_REACH)
         return None if status is None else fingerprint_of(status)
+
+    def _around(self, place: str) -> _Around:
+        runs = {folder: wandb.list_runs(self.root, folder) for folder in layout.ancestors(place)}
+        return _Around(self._config_above(place), {folder: found for folder, found in runs.items() if found})
+
+    def _run(self, path: str, around: _Around) -> tuple[str, Fingerprint] | None:
+        """Find the Weights & Biases run that the checkpoint belongs to, as far as names tell."""
+        if not around.runs:
+            return None
+        home = None if around.config is None else layout.subject_of(layout.to_path(around.config[0]))
+        folders = wandb.find_run(path, around.runs, home=home)
+        if not folders:
+            return None
+        if folders[0] not in self.runs:
+            self.runs[folders[0]] = wandb.stat_run(self.root, folders)
+        status = self.runs[folders[0]]
+        return None if status is None else (layout.to_key(folders[0]), status.fingerprint)
 
     def _config_above(self, place: str) -> tuple[str, Fingerprint] | None:
         """Find the nearest configuration above *place*; in one folder, Hydra's own record wins."""
         for folder in layout.ancestors(place):
             prefix = f"{folder}/" if folder else ""
             for name in (f"{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}", layout.CONFIG_NAME):
-                config = self._config_at(prefix + name)
+                config = None if wandb.is_own_file(prefix + name) else self._config_at(prefix + name)
                 if config is not None:
                     return config
         return None
@@ -260,6 +276,34 @@ class _Walk:
 
     def _note_unseen(self, path: str, error: OSError) -> None:
         self.unseen[path] = error.strerror or str(error)
+
+
+def fingerprint_of_folder(root: str, path: str) -> Fingerprint:
+    """Sum up a checkpoint that is a folder: bytes of its files, the newest time in it, its inode.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+
+    """
+    status = os.lstat(os.path.join(root, path))
+    size, newest, count, waiting = 0, status.st_mtime_ns, 0, [path]
+    while waiting and count < SHARDS_MAX:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as entries:
+                for entry in entries:
+                    count += 1
+                    inner = _lstat(entry)
+                    if inner is None:
+                        continue
+                    newest = max(newest, inner.st_mtime_ns)
+                    if stat.S_ISDIR(inner.st_mode):
+                        waiting.append(f"{folder}/{entry.name}")
+                    else:
+                        size += inner.st_size
+        except OSError:
+            continue  # what can be summed up decides; reading it later says what is wrong
+    return (size, newest, status.st_ino)
 
 
 def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:

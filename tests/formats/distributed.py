@@ -34,10 +34,10 @@ class Model(nn.Module):
         self.head = nn.Linear(6, 3, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.model(x))  # type: ignore[no-any-return]
+        return self.head(self.model(x))
 
 
-class App(dcp.stateful.Stateful):  # type: ignore[misc]
+class App(dcp.stateful.Stateful):
     """Model and optimiser as one, as torch's tutorial has it."""
 
     def __init__(self, model: Any, optimizer: Any) -> None:

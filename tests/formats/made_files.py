@@ -30,10 +30,21 @@ LEGACY_ZIPS = (  # samples that are written again in the legacy form
 )  # fmt: skip
 TAR_STORAGES = {torch.float32: torch.FloatStorage, torch.float64: torch.DoubleStorage, torch.int64: torch.LongStorage}
 NOT_IN_DCP = frozenset(  # it refuses them, or loses what they are
-    "quantized quantized.channel sparse sparse.csr nested meta subclass subclass.parameter attribute conjugate".split()
+    [
+        "quantized",
+        "quantized.channel",
+        "sparse",
+        "sparse.csr",
+        "nested",
+        "meta",
+        "subclass",
+        "subclass.parameter",
+        "attribute",
+        "conjugate",
+    ]
 )
 UNTYPED = frozenset(  # dtypes without a storage type of their own
-    "complex32 uint16 uint32 uint64 float8_e4m3fn float8_e5m2".split()
+    ["complex32", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"]
 )
 
 
@@ -145,7 +156,7 @@ def _without(content: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
 
 
 def big_endian(content: Any) -> bytes:
-    """Say that a big-endian machine wrote it; the storages are little-endian there as well (THPStorage_writeFileRaw)."""
+    """Say that a big-endian machine wrote it, whose storages are little-endian as well (THPStorage_writeFileRaw)."""
     data = legacy(content)
     entry = b"little_endianq\x02\x88"
     assert data.count(entry) == 1
@@ -264,12 +275,13 @@ def tar_of(members: dict[str, bytes], *, format_: int = tarfile.PAX_FORMAT) -> b
 
 def make_pickles(root: Path) -> dict[str, Path]:
     """Dump plain pickles; their tensors carry their storages as bytes of legacy files."""
+    tied = torch.ones(2, 2)
     contents = {
         "states": samples.state_dict(),
         "lightning": samples.lightning_like(),
         "score": samples.monitored(torch.tensor(0.75)),
         "score-double": samples.monitored(torch.tensor(0.375, dtype=torch.float64)),
-        "tied": {"state_dict": (lambda w: {"a": w, "b": w, "c": torch.ones(3)})(torch.ones(2, 2))},
+        "tied": {"state_dict": {"a": tied, "b": tied, "c": torch.ones(3)}},
         "parameters": {"epoch": 1, "state_dict": dict(nn.Linear(2, 3).named_parameters())},
         "rich": samples.lightning_like(hyper_parameters=samples.hyper_parameters()),
         "numbers": {"epoch": 3, "best": {"hmean": 0.5}, "args": {"lr": 0.1}},
@@ -314,7 +326,7 @@ def make_safetensors(root: Path) -> dict[str, Path]:
         "states": (samples.state_dict(), None),
         "kinds": (kinds, {"format": "pt"}),
         "shapes": (
-            {"scalar": torch.tensor(7.0), "empty": torch.zeros(0), "none": torch.zeros(3, 0, 2), "deep": torch.ones([1] * 9)},
+            {"scalar": torch.tensor(7.0), "empty": torch.zeros(0), "none": torch.zeros(3, 0), "9": torch.ones((1,) * 9)},
             {},
         ),
         "counted": (samples.state_dict(), {"epoch": "3", "step": "128", "format": "pt", "ünï": "cöde"}),

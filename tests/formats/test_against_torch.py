@@ -16,7 +16,6 @@ import pathlib
 import pickle
 import types
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -30,7 +29,7 @@ from ckpt_indexer.formats.container import read_facts
 from ckpt_indexer.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ckpt_indexer.formats.facts import Facts

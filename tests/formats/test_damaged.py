@@ -108,7 +108,7 @@ def whole_safetensors() -> Whole:
 
 def whole_script() -> Whole:
     buffer = io.BytesIO()
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
     data = buffer.getvalue()
     return Whole(data, {cut for cut in boundaries(data) if cut})
@@ -140,10 +140,11 @@ def test_a_file_cut_at_any_boundary_or_anywhere_is_incomplete(name: str, box: Bo
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_follows_the_end_is_not_overlooked(name: str, box: Box) -> None:
     data = WHOLE[name]().data
-    expected = {
+    by_name: dict[str, set[tuple[str, str] | None]] = {
         "tar": {None},  # a tar is padded at will
         "torchscript": {("incomplete", "truncated"), ("corrupt", "container-damaged")},
-    }.get(name, {("corrupt", "container-damaged")})
+    }
+    expected = by_name.get(name, {("corrupt", "container-damaged")})
     if name.startswith("pickle"):
         facts = box.read(data + b"x")
         assert (facts.problem, facts.warnings[-1]) == (None, "1 bytes follow the pickle")
@@ -443,7 +444,8 @@ def test_a_safetensors_file_is_damaged_exactly_where_the_library_says_so(name: s
 def test_a_dtype_of_a_newer_safetensors_is_taken_at_its_word(box: Box) -> None:
     facts = box.read(tensors_of({"w": one(dtype="F3\x1b[2J" + "x" * 900)}))
     assert facts.problem is None
-    (tensor,) = facts.tensors or ()
+    assert facts.tensors is not None
+    (tensor,) = facts.tensors
     assert (len(tensor.dtype), tensor.shape) == (40, (2,))
     assert "not known here" in facts.warnings[0]
 

@@ -68,7 +68,7 @@ def test_what_torch_saves_and_cannot_load_again_is_read_as_it_was_saved(tmp_path
         path.write_bytes(data)
         if "nested" not in name:  # whose sizes are whatever was in memory
             with pytest.raises(AttributeError, match="has no attribute 'dtype'"):
-                (pickle.loads if name.startswith("pickle") else lambda _: load(path))(data)
+                (load_pickle if name.startswith("pickle") else load)(path)
         facts = read(path, reader)
         assert (facts.problem, list(differences(told(facts), judged(content)))) == (None, []), name
 
@@ -147,7 +147,7 @@ def test_the_facts_of_a_safetensors_file_are_what_the_library_says(
     named = {name: path for name, path in tensor_files.items() if name != "nothing"}
     for name, path in named.items():
         facts = read(path, reader)
-        with safetensors.safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             listed = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is no dict
         expected = judged(load_safetensors(path)) | {"epoch": _count(metadata, "epoch")}

@@ -31,7 +31,16 @@ FIELDS = [
     *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "status", "problem", "link_target"),
     *("epoch", "global_step", "metrics", "monitor", "architecture", "encoder", "parameters", "lightning_version"),
     *("metadata_file", "metadata_source", "metadata_problem", "metadata_fingerprint", "config_path"),
-    *("config_fingerprint", "wandb_run_id", "content_id", "health", "generation", "indexed_at"),
+    *(
+        "config_fingerprint",
+        "wandb_run_id",
+        "wandb_path",
+        "wandb_fingerprint",
+        "content_id",
+        "health",
+        "generation",
+        "indexed_at",
+    ),
 ]
 
 

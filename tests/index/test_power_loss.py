@@ -259,7 +259,6 @@ def test_a_power_cut_leaves_the_whole_old_index_or_the_whole_new_one(root: Path,
     assert faults(root, before, calls) == set()
 
 
-@pytest.mark.xfail(strict=True, reason="the folder is not synced between setting aside and replacing")
 def test_a_power_cut_loses_nothing_that_was_set_aside(root: Path, tmp_path: Path) -> None:
     before, calls = commit_in(root, "no index", tmp_path)
     assert faults(root, before, calls) == set()
@@ -367,7 +366,6 @@ def test_a_sidecar_that_a_power_cut_took_or_blanked_is_made_again(tree: Path) ->
     assert index_equals_disk(tree)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing in the first part of a sidecar says whose it is")
 @pytest.mark.parametrize("cut", [b"indexer:", b"8\n  global_step"])
 def test_a_sidecar_that_a_power_cut_shortened_is_made_again(tree: Path, cut: bytes) -> None:
     index_anew(tree)

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import yaml
 
+from ckpt_indexer import read_index
 from ckpt_indexer.formats import wandb_log
 from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.formats.wandb_log import Row, RunLog, read_log
+from ckpt_indexer.metadata.compose import canonical_name
+from ckpt_indexer.metadata.sidecar import parse_sidecar
 from ckpt_indexer.metadata.wandb import (
     Run,
     RunPath,
@@ -31,7 +35,8 @@ from ckpt_indexer.metadata.wandb import (
     read_run,
     stat_run,
 )
-from tests.process import TIMEOUT_S
+from ckpt_indexer.watch.indexer import Indexer
+from tests.process import TIMEOUT_S, index_equals_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,15 +57,9 @@ class Saved(NamedTuple):
     metrics: dict[str, float]
 
 
-class Reads(Reader):
-    def read_wandb(self, descriptor: int) -> RunLog:
-        with open(descriptor, "rb", closefd=False, buffering=0) as file:
-            return read_log(file)
-
-
 @pytest.fixture(scope="module")
-def reads() -> Iterator[Reads]:
-    with Reads() as reads:
+def reads() -> Iterator[Reader]:
+    with Reader() as reads:
         yield reads
 
 
@@ -78,7 +77,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Sa
     return str(root), {key: Saved(**facts) for key, facts in saved.items()}
 
 
-def run_of(root: str, path: str, reads: Reads, *, home: str | None = None) -> Run | None:
+def run_of(root: str, path: str, reads: Reader, *, home: str | None = None) -> Run | None:
     """Do what the indexer does: list above the checkpoint, find, stat, read, ask whether it belongs."""
     folders = ["/".join(path.split("/")[:count]) for count in range(path.count("/") + 1)]
     listed = {folder: list_runs(root, folder) for folder in folders}
@@ -105,6 +104,32 @@ def test_each_checkpoint_of_a_real_training_has_its_own_run_or_none(trained, rea
     assert {path.split("/")[0] for path, run_id in told.items() if run_id} == {
         "default", "hydra", "later", "resumed", "two",
     }  # fmt: skip
+
+
+def test_the_index_says_which_run_each_checkpoint_came_from_and_what_was_logged_then(trained) -> None:
+    root, saved = trained
+    with Indexer(root) as indexer:
+        indexer.load()
+        indexer.look()
+        indexer.finish()
+        entries = read_index(root).entries
+        unclear = {path for path in saved if path.startswith(("two/checkpoints", "later/checkpoints/without"))}
+        assert {key: entry.wandb_run_id for key, entry in entries.items()} == {
+            path: None if path in unclear else facts.run_id for path, facts in saved.items()
+        }
+        for key, facts in saved.items():
+            if entries[key].wandb_run_id is not None:
+                for name, value in facts.metrics.items():
+                    told = entries[key].metrics[canonical_name(name) or name]
+                    assert told == pytest.approx(value), (key, name)
+        assert index_equals_disk(Path(root))
+        document = parse_sidecar(yaml.safe_load(Path(root, min(saved) + ".metadata.yaml").read_bytes()))
+        assert document.indexer is not None
+        assert document.indexer.sources["wandb_run_id"] == "wandb"
+        generation = read_index(root).generation
+        indexer.look()
+        indexer.finish()
+        assert read_index(root).generation == generation
 
 
 def test_name_project_and_configuration_come_from_the_log_of_an_offline_run(trained, reads) -> None:
@@ -174,7 +199,7 @@ def online(tmp_path: Path) -> Path:
     return folder
 
 
-def read(online: Path, reads: Reads) -> Run:
+def read(online: Path, reads: Reader) -> Run:
     root = str(online.parents[2])
     folders = list_runs(root, "exp")["el1e2may"]
     status = stat_run(root, folders)

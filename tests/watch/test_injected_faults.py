@@ -343,7 +343,8 @@ def test_what_failed_alone_is_tried_again_alone(watched: Watched, tmp_path: Path
     wait_for((watched.root / sidecar_path(key)).exists, timeout_s=SOON_S)
     watched.get_well()
     assert watched.is_right()
-    assert [e.path for e in read_index(watched.root).entries.values() if e.metadata_problem is not None] == []
+    entries = read_index(watched.root).entries
+    assert [(entries[k].problem, entries[k].metadata_problem) for k in (key, OLD)] == [(None, None)] * 2
 
 
 @pytest.fixture(scope="module")
