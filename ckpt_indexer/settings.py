@@ -50,6 +50,9 @@ class Settings(BaseModel):
     remove_orphans: bool = Field(
         default=True, description="Remove sidecars that this program wrote when their checkpoint is gone."
     )
+    wandb_api: bool = Field(
+        default=False, description="Ask Weights & Biases' servers about runs whose folders are in the tree."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto", description="JSON lines, text, or text on a terminal and JSON elsewhere."

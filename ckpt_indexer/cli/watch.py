@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from ckpt_indexer.cli.options import root_argument
+from ckpt_indexer.errors import SettingInvalid
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, Settings, load_settings
 from ckpt_indexer.watch.daemon import Daemon
 from ckpt_indexer.watch.log import configure_log
@@ -50,6 +52,8 @@ def command(root: str, config: str | None, as_json: bool, **flags: Any) -> None:
 
     def load() -> Settings:
         settings = load_settings(flags, os.environ, config)
+        if settings.wandb_api and importlib.util.find_spec("wandb") is None:
+            raise SettingInvalid(setting="wandb_api", reason="it needs wandb: pip install 'ckpt-indexer[wandb]'")
         configure_log(settings.log_level, settings.log_format, is_terminal=sys.stderr.isatty())
         return settings
 

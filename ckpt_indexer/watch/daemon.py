@@ -15,6 +15,7 @@ written before it has been noticed; it is removed when all of that is in the ind
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import random
@@ -29,6 +30,7 @@ from ckpt_indexer import __version__, layout
 from ckpt_indexer.disk import check_root, locked_folder
 from ckpt_indexer.errors import DaemonRunning, IndexTooNew, RootUnusable, StoreError, WatchFailed
 from ckpt_indexer.metadata.entry import utc_text
+from ckpt_indexer.wandb_api import Lookup, default_cache_dir
 from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.observer import BACKOFF_FIRST_S, BACKOFF_LAST_S, SELF_TEST_INTERVAL_S, TreeObserver
@@ -37,6 +39,7 @@ from ckpt_indexer.watch.state import Account, DaemonState, write_state
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ckpt_indexer.metadata.wandb import RunPath
     from ckpt_indexer.settings import Settings
     from ckpt_indexer.watch.notify import ServiceManager
     from ckpt_indexer.watch.scan import Snapshot
@@ -147,12 +150,18 @@ class _Session:
         self._account = Account(daemon.state, self._tell_state)
         test_interval_s = min(SELF_TEST_INTERVAL_S, (daemon.manager.watchdog_s or float("inf")) / 3)
         self._observer = TreeObserver(self._root, self._hints, self._account, test_interval_s=test_interval_s)
+        self._lookup_problem: str | None = None  # as it was told
+        self._runs_answered: collections.deque[str] = collections.deque()
+        self._lookup: Lookup | None = None
+        if settings.wandb_api:
+            self._lookup = Lookup(default_cache_dir(), on_result=self._on_run_answered)
         self._indexer = Indexer(
             self._root,
             workers=settings.workers,
             sidecars=settings.sidecars,
             remove_orphans=settings.remove_orphans,
             suffixes=settings.suffixes,
+            lookup=None if self._lookup is None else self._lookup.get,
         )
         self._cookies: set[str] = set()  # noticed, and not yet answered
         self._next_pass = 0.0
@@ -185,6 +194,8 @@ class _Session:
 
     def __exit__(self, *_: object) -> None:
         self._observer.stop()
+        if self._lookup is not None:
+            self._lookup.close()
         self._indexer.__exit__()
         with contextlib.suppress(OSError):
             if self._is_same_root():
@@ -246,6 +257,8 @@ class _Session:
             self._manager.alive()
         self._cookies |= cookies
         places |= self._observer.check() | self._indexer.take_retries()
+        while self._runs_answered:
+            places |= self._indexer.doubt_run(self._runs_answered.popleft())
         if self._observer.lost is not None:
             self._observer.restart()
             places = {EVERYTHING}
@@ -256,6 +269,20 @@ class _Session:
         self._indexer.work(SLICE_S)
         self._finish_turn()
         return True
+
+    def _on_run_answered(self, run: RunPath) -> None:
+        """Take note that a run is known better; called in the thread that asks."""
+        self._runs_answered.append(run.id)
+        self._hints.interrupt()
+
+    def _note_lookup(self) -> None:
+        """Say once when Weights & Biases' servers cannot be asked, and when they can again."""
+        problem = None if self._lookup is None else self._lookup.problem
+        if problem is not None and self._lookup_problem is None:
+            log.warning("wandb_unanswered", reason=problem)
+        elif problem is None and self._lookup_problem is not None:
+            log.info("wandb_answered")
+        self._lookup_problem = problem
 
     def _wait_s(self) -> float:
         """Give the time until there is something to do without a hint."""
@@ -303,6 +330,7 @@ class _Session:
             seconds=round(seconds, 4),
         )
         self._observer.note_pass(snapshot.folders)
+        self._note_lookup()
         if self._is_ready:
             self._tell_state()
 

@@ -15,6 +15,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from ckpt_indexer import layout
 from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
 from ckpt_indexer.errors import SidecarInvalid
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.formats.facts import Facts
     from ckpt_indexer.metadata.schema import Document
-    from ckpt_indexer.metadata.wandb import Run
+    from ckpt_indexer.metadata.wandb import Run, RunPath
     from ckpt_indexer.model import Fingerprint
     from ckpt_indexer.watch.scan import Found, Stamp
+
+    LookUp = Callable[[RunPath], Run | None]
 
 RUNS_CACHED_MAX = 8  # some MB each
 CONFIGS_CACHED_MAX = 64  # parsed configurations; the checkpoints of one run are read one after the other
@@ -65,8 +69,10 @@ class _Source(NamedTuple):
 class Examiner:
     """Makes entries for the checkpoints below one root."""
 
-    def __init__(self, root: str, *, sidecars: bool = True) -> None:
+    def __init__(self, root: str, *, sidecars: bool = True, lookup: LookUp | None = None) -> None:
+        """*lookup* gives at once what is known of a run elsewhere than in the tree."""
         self.root = root
+        self._lookup = lookup
         self._write_sidecars = sidecars
         self._local = threading.local()
         self._readers: list[Reader] = []
@@ -294,6 +300,8 @@ class Examiner:
             run = wandb.read_run(self.root, folders, status.fingerprint, self._reader())
             with self._lock:
                 _remember(self._runs, cached, run, RUNS_CACHED_MAX)
+        if self._lookup is not None and run.run_path is not None and (remote := self._lookup(run.run_path)) is not None:
+            run = msgspec.structs.replace(run, config={**remote.config, **run.config})
         return run if wandb.belongs(run, layout.to_path(key), stamp.fingerprint[1]) else None
 
     def _reader(self) -> Reader:

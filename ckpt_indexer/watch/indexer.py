@@ -28,6 +28,7 @@ from ckpt_indexer.watch.scan import Found, Stamp, scan, stamp_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from ckpt_indexer.watch.examine import LookUp
     from ckpt_indexer.watch.scan import Snapshot
 
 IN_FLIGHT_PER_WORKER = 2  # one being read, one waiting: the worker process never idles
@@ -57,10 +58,11 @@ class Indexer:
         sidecars: bool = True,
         remove_orphans: bool = True,
         suffixes: tuple[str, ...] | None = None,
+        lookup: LookUp | None = None,
     ) -> None:
         self.root = root
         self.store = Store(root, suffixes=suffixes, on_set_aside=_log_set_aside)
-        self.examiner = Examiner(root, sidecars=sidecars)
+        self.examiner = Examiner(root, sidecars=sidecars, lookup=lookup)
         self.known: dict[str, Stamp | None] = {}
         self.todo: OrderedDict[str, Found] = OrderedDict()
         self.statuses: dict[str, str] = {}
@@ -68,6 +70,7 @@ class Indexer:
         self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
         self._loads = 0  # of the store, when ``known`` was last taken from it
         self._links: dict[str, str] = {}
+        self._runs: dict[str, str] = {}  # key -> id of its Weights & Biases run
         self._changed: dict[str, Entry] = {}
         self._removed: set[str] = set()
         self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
@@ -107,7 +110,7 @@ class Indexer:
         if self.store.loads == self._loads:
             return False
         self._loads = self.store.loads
-        self.known, self._links, self.statuses = {}, {}, {}
+        self.known, self._links, self._runs, self.statuses = {}, {}, {}, {}
         for raw in self.store.entries.values():
             self._note(codec.decode_entry(raw))
         self._doubt(contested)
@@ -231,6 +234,13 @@ class Indexer:
                 del self._retries[key]
         return {layout.to_path(key) for key in due}
 
+    def doubt_run(self, run_id: str) -> set[str]:
+        """Give the paths of a run's checkpoints, to be read again: more is known of the run than when they were."""
+        keys = {key for key, its_run in self._runs.items() if its_run == run_id}
+        self.known.update(dict.fromkeys(keys))
+        self._suspect |= keys
+        return {layout.to_path(key) for key in keys}
+
     def counts_by_status(self) -> dict[str, int]:
         """Count the entries by status."""
         counts: dict[str, int] = {}
@@ -280,6 +290,10 @@ class Indexer:
             self._links[key] = _link_leads_to(entry)
         else:
             self._links.pop(key, None)
+        if entry.wandb_run_id is not None:
+            self._runs[key] = entry.wandb_run_id
+        else:
+            self._runs.pop(key, None)
         kind = _retry_kind(entry)
         if kind is not None:
             delay = min(self._retries[key][1] * 2, RETRY_LAST_S[kind]) if key in self._retries else RETRY_FIRST_S[kind]
@@ -291,7 +305,7 @@ class Indexer:
             self._retries.pop(key, None)
 
     def _forget(self, key: str) -> None:
-        for table in (self.known, self.todo, self._links, self._changed, self._retries, self.statuses):
+        for table in (self.known, self.todo, self._links, self._runs, self._changed, self._retries, self.statuses):
             table.pop(key, None)
         self._suspect.discard(key)
         if key in self.store.entries:

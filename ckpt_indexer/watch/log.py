@@ -33,6 +33,8 @@ EVENTS: dict[str, tuple[str, str, str]] = {
     "root_lost": ("warning", "root, reason", "the root is not there, or cannot be used; its entries stand"),
     "root_found": ("info", "root", "it is there again"),
     "root_replaced": ("warning", "root", "another folder stands where the root was; a new session begins"),
+    "wandb_unanswered": ("warning", "reason", "Weights & Biases' servers do not answer; what is known of runs stands"),
+    "wandb_answered": ("info", "", "they answer again"),
     "settings_reloaded": ("info", "every setting", "SIGHUP was followed"),
     "settings_rejected": ("error", "reason", "the new settings are wrong; the old ones stay"),
     "turn_failed": ("error", "exception", "a pass failed: the disk, or a defect of this program; tried again"),

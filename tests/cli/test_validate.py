@@ -20,6 +20,7 @@ from ckpt_indexer import checkup, read_index
 from ckpt_indexer.checkup import LEVELS, Candidate, is_proven, merged, nearest_good
 from ckpt_indexer.cli import validate
 from ckpt_indexer.disk import fingerprint_of
+from ckpt_indexer.formats.load import seconds_for
 from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.layout import INDEX_NAME
@@ -403,7 +404,7 @@ def test_whatever_loading_does_it_ends_as_a_problem(
     (tmp_path / "stub/torch/__init__.py").write_text(f"def load(*_, **__):\n    {code}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
     if title == "for ever":
-        monkeypatch.setattr(checkup, "LOAD_WALL_BASE_S", 1 - 2 * checkup.seconds_for(path.stat().st_size))
+        monkeypatch.setattr(checkup, "LOAD_WALL_BASE_S", 1 - 2 * seconds_for(path.stat().st_size))
     with Reader() as reader, path.open("rb") as file:
         facts = reader.read_checkpoint(file.fileno())
         assert checkup.load(file.fileno(), facts) == (Problem(problem, message), None)

@@ -326,7 +326,7 @@ def make_safetensors(root: Path) -> dict[str, Path]:
         "states": (samples.state_dict(), None),
         "kinds": (kinds, {"format": "pt"}),
         "shapes": (
-            {"scalar": torch.tensor(7.0), "empty": torch.zeros(0), "none": torch.zeros(3, 0), "9": torch.ones((1,) * 9)},
+            {"scalar": torch.tensor(7.0), "empty": torch.zeros(0), "none": torch.zeros(3, 0), "9": torch.ones([1] * 9)},
             {},
         ),
         "counted": (samples.state_dict(), {"epoch": "3", "step": "128", "format": "pt", "ünï": "cöde"}),

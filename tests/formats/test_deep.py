@@ -321,6 +321,45 @@ def test_zeros_in_the_middle_of_a_file_cost_the_records_that_lie_there(good: byt
     assert {damage.region for damage in facts.damages} >= {"tensor data", "local header", "descriptor"}
 
 
+def test_records_behind_a_hole_are_found_without_a_directory_too(good: bytes, tmp_path: Path) -> None:
+    first = region_of_each_byte(good).index("tensor data", 10_000)
+    data = bytearray(good[:-98])
+    data[first : first + 2000] = bytes(2000)
+    facts = deep(bytes(data), tmp_path / "x.ckpt")
+    state = torch.load(io.BytesIO(good), weights_only=True)["state_dict"]
+    assert facts.readable is not None
+    lost = {name for name in facts.readable.lost if name in state}
+    for name, tensor in state.items():
+        assert (tensor.numpy().tobytes() in data) == (name not in lost), name
+    assert 0 < len(lost) < 10
+
+
+def test_whatever_happens_to_a_file_it_is_found_and_the_check_ends(tmp_path: Path) -> None:
+    good = samples.saved(checkpoint(4))
+    chance = random.Random(7)
+    unfound = []
+    for i in range(1000):
+        data = bytearray(good)
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(data) - 1)
+            end = min(at + chance.choice((1, 2, 4, 16, 64, 512, 4096)), len(data) - 1)
+            other = chance.randrange(len(data))
+            changed = (bytes(end - at), b"", chance.randbytes(end - at), data[other : other + end - at], data[:at])
+            data[at:end] = chance.choice(changed)
+        if data != good and deep(bytes(data), tmp_path / "x.ckpt").problem is None:
+            unfound.append(i)
+    assert unfound == []
+
+
+def test_a_record_that_is_shorter_than_its_tensor_is_a_damage(tmp_path: Path) -> None:
+    records = samples.records_of(samples.saved({"state_dict": {"w": torch.full((4, 4), float("nan"))}}))
+    records["data/0"] = records["data/0"][:-3]
+    facts = deep(samples.archive_bytes(records), tmp_path / "x.ckpt")
+    assert [(d.record, d.code) for d in facts.damages] == [("data/0", "record-short")]
+    assert facts.readable is not None
+    assert facts.readable.lost == ["w"]
+
+
 def test_a_tensor_that_reaches_beyond_its_storage_is_a_damage(tmp_path: Path) -> None:
     records = samples.records_of(samples.saved({"state_dict": {"w": torch.zeros(4, 4)}}))
     pickled = records["data.pkl"]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from ckpt_indexer import wandb_api
+from ckpt_indexer import read_index, wandb_api
 from ckpt_indexer.metadata.wandb import Run, RunPath
 from ckpt_indexer.wandb_api import Lookup, default_cache_dir
-from tests.process import wait_for
+from tests.process import Daemon, index_equals_disk, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -383,3 +383,33 @@ def test_the_cache_is_where_xdg_says() -> None:
     assert default_cache_dir({"XDG_CACHE_HOME": "/var/cache/me"}) == "/var/cache/me/ckpt-indexer/wandb"
     home = os.path.expanduser("~/.cache/ckpt-indexer/wandb")
     assert [default_cache_dir({}), default_cache_dir({"XDG_CACHE_HOME": "relative"})] == [home, home]
+
+
+def test_the_daemon_takes_over_what_the_server_knows_and_waits_for_nothing(server, tmp_path) -> None:
+    import torch
+
+    from tests.metadata.test_wandb import framed
+
+    folder = tmp_path / "outputs/exp"
+    run = folder / "wandb/run-20261121_070633-el1e2may"
+    run.mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
+    pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    described = pb.Record(run=pb.RunRecord(run_id="el1e2may", entity="team", project="project"))
+    described.run.start_time.FromSeconds(1)
+    (run / "run-el1e2may.wandb").write_bytes(framed([described.SerializeToString()]))
+    environment = {**server.environment(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    server.mode = "hangs"
+    with Daemon(tmp_path / "outputs", "--wandb-api", env=environment) as daemon:
+        torch.save({"epoch": 1, "state_dict": {}}, folder / "checkpoints/a.ckpt")
+        entry = daemon.sync()["exp/checkpoints/a.ckpt"]
+        assert (entry.wandb_run_id, entry.encoder) == ("el1e2may", None)
+        server.mode = None
+        server.released.set()
+        wait_for(lambda: read_index(tmp_path / "outputs").entries["exp/checkpoints/a.ckpt"].encoder == "resnet18")
+        daemon.sync()
+        assert index_equals_disk(tmp_path / "outputs")
+    with Daemon(tmp_path / "outputs", "--wandb-api", env=environment) as daemon:  # from the cache; nobody is asked
+        torch.save({"epoch": 2, "state_dict": {}}, folder / "checkpoints/b.ckpt")
+        assert daemon.sync()["exp/checkpoints/b.ckpt"].encoder == "resnet18"
+    assert len(server.asked) == 1
