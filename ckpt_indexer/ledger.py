@@ -73,6 +73,6 @@ class Ledger:
             raw = store.entries.get(key)
             if raw is None or (entry := codec.decode_entry(raw)).fingerprint != fingerprint:
                 continue
-            entry.health = merged(health, entry.health)
+            entry.take_health(merged(health, entry.health))
             changed.append(entry)
         return changed

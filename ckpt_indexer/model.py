@@ -129,6 +129,16 @@ class Entry(msgspec.Struct, kw_only=True):
     generation: int = 0  # the index's generation in which this entry last changed
     indexed_at: str = ""  # ISO 8601, UTC
 
+    def take_health(self, health: Health) -> None:
+        """Keep what a check found of these bytes; what it proved broken cannot be used, whatever the header says."""
+        before, self.health = self.health, health
+        if health.status == "corrupt" and self.status == "ok":
+            self.status, self.problem = "corrupt", health.problem
+        elif (
+            health.status == "ok" and before is not None and self.problem is not None and self.problem == before.problem
+        ):
+            self.status, self.problem = "ok", None
+
     def metric(self, name: str) -> float | None:
         """Give a metric as a float (NaN and infinities included), ``None`` where it is not known."""
         return to_float(self.metrics.get(name))

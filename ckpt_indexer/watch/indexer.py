@@ -271,8 +271,9 @@ class Indexer:
             return
         self._removed.discard(key)
         previous = self.store.entries.get(key)
-        if previous is not None and (known := codec.decode_entry(previous)).fingerprint == entry.fingerprint:
-            entry.health = known.health  # what a check found of these very bytes still holds
+        known = None if previous is None else codec.decode_entry(previous)
+        if known is not None and known.health is not None and known.fingerprint == entry.fingerprint:
+            entry.take_health(known.health)  # it still holds
         is_changed = previous is None or not codec.same_content(entry, previous)
         if is_changed or key in self._changed:
             self._changed[key] = entry

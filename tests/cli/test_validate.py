@@ -211,6 +211,33 @@ def test_what_others_write_meanwhile_is_kept_beside_the_result(tree: Path) -> No
     assert entry_in(tree, "e1.ckpt").health == later
 
 
+def test_what_is_proved_broken_is_listed_as_usable_no_longer(tree: Path) -> None:
+    def listed() -> list[str]:
+        return [
+            name
+            for each in json.loads((tree / INDEX_NAME).read_text())["checkpoints"].values()
+            for name in each["checkpoints"]
+        ]
+
+    path = tree / "run/checkpoints/e2.ckpt"
+    whole = path.read_bytes()
+    rot(path)
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    assert checked(tree, "--deep")[0] == 3
+    assert "e2.ckpt" not in listed()
+    entry = entry_in(tree, "e2.ckpt")
+    assert (entry.status, entry.problem) == ("corrupt", entry.health and entry.health.problem)
+    with Daemon(tree) as daemon:  # the header is as good as it was
+        os.utime(path.with_name("e2.ckpt.metadata.yaml"))
+        assert daemon.sync()[entry.path].status == "corrupt"
+    with path.open("r+b") as file:  # a disk that was repaired underneath
+        file.write(whole)
+    os.utime(path, ns=times)
+    assert checked(tree, "--deep")[0] == 0
+    assert entry_in(tree, "e2.ckpt").status == "ok"
+    assert "e2.ckpt" in listed()
+
+
 def test_the_daemon_keeps_the_health_of_what_it_reads_again_and_drops_it_with_the_bytes(tree: Path) -> None:
     with Daemon(tree) as daemon:
         daemon.sync()

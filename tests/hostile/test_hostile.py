@@ -129,8 +129,10 @@ class _Usage:
         status = Path(f"/proc/{pid}/status").read_text() if pid is not None else ""
         peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        # The largest of all children so far: it says something about this one only if it has grown.
-        return max(peak, ended if ended > self._ended.ru_maxrss else 0)
+        # The largest of all children so far: it says something about this one only if it has grown, and if it is not
+        # this very process, as which each of them begins.
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return max(peak, ended if ended > max(self._ended.ru_maxrss, own) else 0)
 
 
 def test_the_canary_can_appear() -> None:
