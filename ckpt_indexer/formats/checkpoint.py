@@ -17,7 +17,7 @@ from ckpt_indexer.formats.facts import NO_STATE_DICT, CallbackFacts, Facts, Moni
 from ckpt_indexer.formats.modules import state_dict_of_module
 from ckpt_indexer.formats.plain import Fetch, Plainer, text
 from ckpt_indexer.formats.tensors import ELEMENTS_MAX, ITEM_BYTES, Storage, Tensor, parse_tensor, shape_of
-from ckpt_indexer.formats.unpickle import Inert
+from ckpt_indexer.formats.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
 CALLBACKS_MAX = 200
@@ -125,9 +125,11 @@ def _describe_state_dict(
         return
     listed: list[TensorFacts] = []
     counted: list[Tensor] = []
+    odd = 0
     for name, value in dict.items(state_dict):
         tensor = parse_tensor(value)
         if tensor is None:
+            odd += isinstance(value, TensorRef | TypedTensorRef | ParameterRef)
             continue
         if len(listed) == TENSORS_MAX:
             facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
@@ -139,6 +141,8 @@ def _describe_state_dict(
         listed.append(TensorFacts(text(name) if isinstance(name, str) else str(name)[:100], tensor.shape, tensor.dtype))
         counted.append(tensor)
     facts.tensors = listed
+    if odd:
+        facts.warnings.append(f"{odd} of its tensors cannot be read: no shape, or no storage, that a tensor can have")
     parameters = count_parameters(counted)
     if parameters <= ELEMENTS_MAX:
         facts.parameters = parameters

@@ -232,6 +232,8 @@ class _Walk:
         inside = os.path.relpath(real, self.real_root)
         stamp = stamp._replace(fingerprint=fingerprint_of(target), link_target=layout.to_key(inside))
         if stat.S_ISDIR(target.st_mode):
+            if layout.is_below(path, inside):  # its sidecar would be one of its files, and change it with each writing
+                return Found(stamp, ("link-loop", "the link leads to a folder that it stands in"))
             return Found(stamp._replace(fingerprint=fingerprint_of_folder(self.root, inside)), is_folder=True)
         if not stat.S_ISREG(target.st_mode):
             return Found(stamp, ("not-a-file", "the link's target is no regular file"))

@@ -177,7 +177,7 @@ def views() -> bytes:
         return Rebuilt((view, 0, shape, (1,)))
 
     content = {"epoch": 6, "state_dict": collections.OrderedDict(
-        a=tensor(View("78", 2, 3), (3,)), b=tensor(View("79", 5, 4), (4,)), again=tensor(View("78", 2, 3), (3,)),
+        a=tensor(View("78", 2, 3), (3,)), b=tensor(View("79", 5, 3), (3,)), again=tensor(View("78", 2, 3), (3,)),
     )}  # fmt: skip
     buffer = io.BytesIO()
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
@@ -204,6 +204,16 @@ class Rebuilt:
 
     def __reduce__(self) -> Any:
         return torch._utils._rebuild_tensor, self.arguments
+
+
+class Stored:
+    """Pickled as a storage of a plain pickle: a call with the bytes of a legacy file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> Any:
+        return torch.storage._load_from_bytes, (self.data,)
 
 
 def _tar_states() -> dict[str, Any]:
@@ -281,7 +291,7 @@ def make_pickles(root: Path) -> dict[str, Path]:
         "lightning": samples.lightning_like(),
         "score": samples.monitored(torch.tensor(0.75)),
         "score-double": samples.monitored(torch.tensor(0.375, dtype=torch.float64)),
-        "tied": {"state_dict": {"a": tied, "b": tied, "c": torch.ones(3)}},
+        "tied": {"state_dict": {"a": tied, "b": tied, "c": torch.ones(3), "d": tied.t()}},
         "parameters": {"epoch": 1, "state_dict": dict(nn.Linear(2, 3).named_parameters())},
         "rich": samples.lightning_like(hyper_parameters=samples.hyper_parameters()),
         "numbers": {"epoch": 3, "best": {"hmean": 0.5}, "args": {"lr": 0.1}},

@@ -218,6 +218,16 @@ def test_a_root_of_any_type_is_no_problem(form: str, root: Any, box: Box) -> Non
     assert facts.warnings[-1] == "there is no state dict"
 
 
+def test_a_tensor_inside_a_pickle_that_is_cut_short_is_told(box: Box) -> None:
+    inner = made_files.legacy(torch.ones(1000).untyped_storage())
+    for data, expected in ((inner, 1), (inner[:-1], 0), (inner[:100], 0), (b"", 0), (b"\x80\x02N." * 9, 0)):
+        storage = made_files.Stored(data)
+        tensor = made_files.Rebuilt((storage, 0, (1000,), (1,)))
+        facts = box.read(pickle.dumps({"epoch": 3, "state_dict": {"w": tensor, "v": 3}}))
+        assert (facts.problem, facts.epoch, len(facts.tensors or ())) == (None, 3, expected)
+        assert [warning[:30] for warning in facts.warnings] == ["1 of its tensors cannot be rea"] * (1 - expected)
+
+
 # --- legacy files that lie about themselves ---------------------------------------------------------------------------
 class Lie(NamedTuple):
     """Parts of a legacy file, each as an object to pickle; the persistent id is that of the one tensor's storage."""

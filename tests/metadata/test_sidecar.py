@@ -25,7 +25,7 @@ from ckpt_indexer.metadata.schema import (
     Model,
     Training,
 )
-from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
+from ckpt_indexer.metadata.sidecar import END, HEAD, encode_sidecar, parse_sidecar
 
 CONTRACT = """\
 schema_version: '1.0'
@@ -87,7 +87,8 @@ EXAMPLE = Document(
 
 
 def test_a_document_is_written_field_for_field_as_the_contract_says() -> None:
-    assert encode_sidecar(EXAMPLE).decode() == CONTRACT
+    assert encode_sidecar(EXAMPLE) == HEAD + CONTRACT.encode() + END
+    assert HEAD.startswith(b"# ")
 
 
 def test_the_contract_is_read() -> None:

@@ -259,7 +259,7 @@ def test_links_to_folders_that_go_round_in_circles_lead_nowhere(root: Path, samp
         entries = problems(daemon.sync())
         assert entries == {
             "r/a.ckpt": ("ok", None),
-            "r/parent.ckpt": ("unsupported", "not-a-checkpoint"),
+            "r/parent.ckpt": ("unreadable", "link-loop"),
             "s/b.ckpt": ("ok", None),
             "top.ckpt": ("unreadable", "link-outside"),
         }
