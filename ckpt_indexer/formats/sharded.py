@@ -15,7 +15,6 @@ model_parallel.py; deepspeed/runtime/engine.py (``_get_ckpt_name``, ``_get_zero_
 from __future__ import annotations
 
 import math
-import posixpath
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +126,7 @@ def _describe_files(stored: Any, facts: Facts) -> None:
 
 def _is_plain_name(name: str) -> bool:
     """Say whether a path stays below the folder; shards have no folders of their own today, but may."""
-    parts = name.split("/")
-    return posixpath.normpath(name) == name and not {"", ".", ".."} & {*parts} and name.isprintable()
+    return {"", ".", ".."}.isdisjoint(name.split("/")) and name.isprintable()
 
 
 def _is_size(value: Any) -> bool:

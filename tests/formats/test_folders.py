@@ -132,6 +132,7 @@ CASES: dict[str, tuple[str, Any, Outcome]] = {
     "metadata-is-a-link-out": ("dcp", replace(".metadata", link(f"{OUT}/good.pt")), NO_FILE),
     "metadata-is-a-fifo": ("dcp", replace(".metadata", os.mkfifo), NO_FILE),
     "metadata-is-a-folder": ("dcp", replace(".metadata", os.mkdir), NO_FILE),
+    "lightning-metadata-cut": ("lightning", cut(".metadata"), TRUNCATED),
     "meta-missing": ("lightning", remove("meta.pt"), TRUNCATED),
     "meta-cut": ("lightning", cut("meta.pt"), TRUNCATED),
     "meta-empty": ("lightning", write("meta.pt", b""), EMPTY),
@@ -200,6 +201,12 @@ def test_what_can_be_read_of_a_damaged_folder_is_told(root: Path, reader: Reader
     assert (outcome(facts), facts.epoch, facts.global_step) == (TRUNCATED, 3, 128)
     assert facts.problem is not None
     assert facts.problem.message.startswith(f"{OPTIMIZER}: ")
+
+
+def test_what_lightning_wrote_last_wins_over_what_lies_among_the_shards(root: Path, reader: Reader) -> None:
+    torch.save({"epoch": 9}, root / "dcp/meta.pt")
+    facts = check(root, "dcp", reader)
+    assert (facts.problem, facts.epoch, facts.global_step, facts.parameters) == (None, 9, 128, 15)
 
 
 def test_nothing_is_opened_but_by_its_own_name_and_no_link_is_followed(
