@@ -31,13 +31,15 @@ class Ledger:
     def __init__(self, root: str) -> None:
         self.root = root
         self.entries: Mapping[str, Entry] = {}  # as the index said at the start
+        self.suffixes: tuple[str, ...] = layout.SUFFIXES  # of the names that count as checkpoints
         self.trouble: str | None = None
         self._store: Store | None = None
         self._pending: dict[str, tuple[Fingerprint, Health]] = {}
         if not os.path.lexists(os.path.join(root, layout.INDEX_NAME)):
             return
         try:
-            self.entries = read_index(root).entries
+            index = read_index(root)
+            self.entries, self.suffixes = index.entries, index.suffixes
             self._store = Store(root)
         except (StoreError, OSError) as error:
             self.trouble = str(error)

@@ -158,31 +158,29 @@ class _Checkup:
 
     def add(self, path: str) -> None:
         """Take the checkpoint at *path*, or every one below it."""
-        is_one = layout.is_checkpoint(os.path.basename(os.path.normpath(path))) or not os.path.isdir(path)
-        if is_one:
-            real = os.path.join(
-                os.path.realpath(os.path.dirname(path) or "."), os.path.basename(os.path.normpath(path))
-            )
-            root = _root_above(os.path.dirname(real))
-        else:
+        name = os.path.basename(os.path.normpath(path))
+        real = os.path.join(os.path.realpath(os.path.dirname(os.path.normpath(path)) or "."), name)
+        root = _root_above(os.path.dirname(real))
+        # A file that is named is checked, whatever its name ends in.
+        is_one = not os.path.isdir(path) or layout.is_checkpoint(name, self._ledger(root).suffixes)
+        if not is_one:
             real = os.path.realpath(path)
             root = _root_above(real)
         place = os.path.relpath(real, root)
         place = "" if place == "." else place
-        if root not in self._ledgers:
-            self._ledgers[root] = Ledger(root)
-        found = scan(root, (place,)).found
-        if is_one and not found:
-            shown = layout.to_key(path)
-            problem = Problem.of("not-a-checkpoint", "its name does not end in .ckpt")
-            self._shown[shown] = None
-            self._done[shown] = Checked(shown, problem.status, problem, checked_at=now_text())
+        suffixes = (name,) if is_one else self._ledger(root).suffixes
+        found = scan(root, (place,), suffixes).found
         for key, each in found.items():
             inside = os.path.relpath(layout.to_path(key), place) if place else layout.to_path(key)
             shown = layout.to_key(path if is_one else os.path.normpath(os.path.join(path, inside)))
             if shown not in self._shown:
                 self._shown[shown] = None
                 self._targets.append(Target(root, key, each, shown))
+
+    def _ledger(self, root: str) -> Ledger:
+        if root not in self._ledgers:
+            self._ledgers[root] = Ledger(root)
+        return self._ledgers[root]
 
     def run(self, *, since: str | None, show_bar: bool) -> None:
         """Check what has no result of the level since *since*; what was done is kept, whatever ends the run."""
@@ -222,7 +220,7 @@ class _Checkup:
         return [self._seconds.get(shown, 0.0) for shown in self._shown]
 
     def _previous(self, target: Target) -> Health | None:
-        return self._ledgers[target.root].health_of(target.key, target.found.stamp.fingerprint)
+        return self._ledger(target.root).health_of(target.key, target.found.stamp.fingerprint)
 
     def _rank(self, previous: Health | None) -> str:
         """Order what was never checked so thoroughly first, then the oldest results."""
@@ -254,7 +252,7 @@ class _Checkup:
             self._proofs[root, layout.to_key(path)] = proof
         self._proofs[root, key] = proof
         if proof.fingerprint is not None:
-            self._ledgers[root].put(key, proof.fingerprint, proof.health)
+            self._ledger(root).put(key, proof.fingerprint, proof.health)
         self._take(target, proof.checked, time.monotonic() - started)
         bar.finished(target)
 
@@ -276,7 +274,7 @@ class _Checkup:
         now = {target.key: target.found for target in self._targets if target.root == root}
         for key, found in now.items():
             yield self._candidate(root, key, found)
-        for key, entry in self._ledgers[root].entries.items():
+        for key, entry in self._ledger(root).entries.items():
             if key not in now:
                 yield Candidate(
                     key, entry.experiment, entry.fingerprint, entry.epoch, entry.global_step, entry.content_id,
@@ -285,7 +283,7 @@ class _Checkup:
                 )  # fmt: skip
 
     def _candidate(self, root: str, key: str, found: Found) -> Candidate:
-        entry = self._ledgers[root].entries.get(key)
+        entry = self._ledger(root).entries.get(key)
         proof = self._proofs.get((root, key))
         known = [each for each in (proof, entry) if each is not None and each.epoch is not None]
         health = proof.health if proof is not None else entry.health if entry is not None else None

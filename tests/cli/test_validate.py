@@ -561,3 +561,21 @@ def test_of_unknown_epoch_the_one_written_last_before_it_is_nearest() -> None:
     )
     assert found is not None
     assert found.path == "b"
+
+
+def test_a_file_that_is_named_is_checked_whatever_it_is_called(tmp_path: Path) -> None:
+    save(tmp_path / "weights.bin")
+    (tmp_path / "notes").write_text("no checkpoint")
+    code, results = checked(tmp_path / "weights.bin", tmp_path / "notes", "--deep")
+    assert code == 3
+    assert {name: (r["status"], r["level"]) for name, r in results.items()} == {
+        "weights.bin": ("ok", "deep"),
+        "notes": ("unsupported", "deep"),
+    }
+
+
+def test_below_a_folder_the_index_says_what_counts(tmp_path: Path) -> None:
+    save(tmp_path / "outputs/a.pt")
+    assert run("rebuild", tmp_path / "outputs", "--suffixes", ".pt").returncode == 0
+    code, results = checked(tmp_path / "outputs")
+    assert (code, list(results)) == (0, ["a.pt"])
