@@ -188,7 +188,7 @@ def test_the_set_up_is_two_lines() -> None:
     commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     assert [command.strip().splitlines() for command in commands] == [
         ["mkdir -p outputs && pip install . && ckpt-indexer watch outputs/"],
-        ["pip install -e '.[dev]' && ruff check && ruff format --check && mypy && pytest"],
+        ["pip install -e '.[dev]' && ruff check && ruff format --check && mypy && pytest -n auto --dist loadfile"],
     ]
 
 

@@ -159,7 +159,7 @@ def test_a_full_disk_loses_nothing_and_is_recovered_from(root: Path, sample: byt
             json.loads((root / INDEX_NAME).read_bytes() or before)
             (root / "filler").unlink()
             wait_for(lambda: keys(root) == ["a.ckpt", "b.ckpt", "c.ckpt"])
-            assert [p.name for p in root.glob(f"{TEMPORARY_PREFIX}*")] == []
+            wait_for(lambda: not list(root.glob(f"{TEMPORARY_PREFIX}*")))
             wait_for(lambda: status_of(root)["state"] == "ok")
     finally:
         subprocess.run(["umount", "-l", root], check=True)
