@@ -12,11 +12,13 @@ watchdog nor torch.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
+import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CACHED_MAX = 16  # indexes kept between calls
+MOMENT_S, MOMENTS_MAX = 0.01, 5  # how long, and how often, to wait for an index that a writer has been at
 INDEX_MAX = 4 << 30  # bytes; a million entries take 1 GB
 
 
@@ -79,7 +82,7 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
     path = os.path.join(root, layout.INDEX_NAME)
     try:
         # Opened before it is looked at, so that the cached fingerprint belongs to the bytes read.
-        with open(path, "rb", opener=_open_at_once) as file:
+        with _opened(root, path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > INDEX_MAX:
                 raise IndexCorrupt(path=path, reason="it is no regular file, or larger than any index")
@@ -102,6 +105,23 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         while len(_cache) > CACHED_MAX:
             _cache.popitem(last=False)
     return view
+
+
+def _opened(root: str, path: str) -> BinaryIO:
+    """Open the index; where there was one, it is not believed at once that there is none.
+
+    A file system in between (FUSE, NFS) may show nothing, or a stale file, for the moment in which it is replaced.
+    """
+    for _ in range(MOMENTS_MAX):
+        try:
+            return open(path, "rb", opener=_open_at_once)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE) or not os.path.exists(
+                os.path.join(root, layout.LOCK_NAME)
+            ):
+                raise
+        time.sleep(MOMENT_S)
+    return open(path, "rb", opener=_open_at_once)
 
 
 def _open_at_once(path: str, flags: int) -> int:

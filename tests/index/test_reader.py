@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -120,3 +121,23 @@ def test_reading_imports_nothing_heavy(tmp_path: Path) -> None:
     said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
     heavy = {"pydantic", "structlog", "watchdog", "torch", "yaml", "click", "rich", "filelock", "numpy", "lightning"}
     assert heavy & set(said.split()) == set()
+
+
+def test_an_index_that_is_gone_for_the_moment_of_its_replacement_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(str(tmp_path)).commit([entry("x.ckpt")])
+    really, failures = reader._open_at_once, [errno.ENOENT, errno.ESTALE]
+
+    def as_a_network_file_system_may(path: str, flags: int) -> int:
+        if failures:
+            raise OSError(number := failures.pop(), os.strerror(number), path)
+        return really(path, flags)
+
+    monkeypatch.setattr(reader, "_open_at_once", as_a_network_file_system_may)
+    assert list(read_index(tmp_path).entries) == ["x.ckpt"]
+    assert failures == []
+    monkeypatch.undo()
+    (tmp_path / layout.INDEX_NAME).unlink()
+    with pytest.raises(IndexMissing):
+        read_index(tmp_path)
