@@ -76,8 +76,10 @@ def status_of(root: Path) -> dict[str, Any]:
 
 def processes_of(daemon: Daemon) -> list[int]:
     """List the daemon and its readers."""
-    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
-    readers = {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    readers = set()
+    for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+            readers.update(map(int, (task / "children").read_text().split()))
     return [daemon.process.pid, *sorted(readers)]
 
 
@@ -211,7 +213,9 @@ def test_files_that_come_change_and_go_leave_nothing_behind(root: Path, events: 
             print(quarter)
         first, last = quarters[0], quarters[-1]
         assert last.resident - first.resident < 4 * MEBIBYTE
-        assert [quarter[1:] for quarter in quarters] == [first[1:]] * 4
+        # A few more are open while a checkpoint is read; a leak would have hundreds.
+        assert max(quarter.descriptors for quarter in quarters) <= first.descriptors + 4
+        assert {quarter.threads for quarter in quarters} == {first.threads}
 
 
 def test_files_moved_away_hold_up_nobody(root: Path, sample: bytes) -> None:
