@@ -372,7 +372,7 @@ def test_nothing_is_left_running(root: Path) -> None:
 
 
 def children() -> set[str]:
-    found = set()
+    found: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
             found.update((task / "children").read_text().split())

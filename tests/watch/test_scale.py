@@ -76,7 +76,7 @@ def status_of(root: Path) -> dict[str, Any]:
 
 def processes_of(daemon: Daemon) -> list[int]:
     """List the daemon and its readers."""
-    readers = set()
+    readers: set[int] = set()
     for task in Path(f"/proc/{daemon.process.pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
             readers.update(map(int, (task / "children").read_text().split()))
