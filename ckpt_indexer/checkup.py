@@ -10,11 +10,11 @@ damaged. Knows neither which checkpoints there are nor where results are kept.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import msgspec
@@ -24,7 +24,7 @@ from ckpt_indexer.errors import TorchMissing
 from ckpt_indexer.formats.facts import Damage, DeepFacts, Facts, NonFinite, Readable
 from ckpt_indexer.formats.load import Loaded, seconds_for
 from ckpt_indexer.health import check_folder, problem_of
-from ckpt_indexer.model import Health, Level, Problem, Status
+from ckpt_indexer.model import Health, Level, Problem, Status, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -182,8 +182,7 @@ def load(descriptor: int, facts: Facts) -> tuple[Problem | None, str | None]:
 
 def now_text(*, before_s: float = 0.0) -> str:
     """Give the time, or that of *before_s* seconds ago, as entries hold it."""
-    moment = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=before_s)
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return utc_text(time.time_ns() - int(before_s * 1e9))
 
 
 def finding(checked: Checked) -> str:

@@ -6,6 +6,7 @@ Owns the names and types of DESIGN's "files on disk"; knows neither how an entry
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from typing import Literal
 
@@ -164,3 +165,17 @@ def to_float(value: Number | None) -> float | None:
     (-inf, 3.0, None)
     """
     return None if value is None else float(value)
+
+
+def utc_text(mtime_ns: int) -> str:
+    """Write nanoseconds since 1970 as ISO 8601 in UTC with microseconds.
+
+    >>> utc_text(1_700_000_000_123_456_789)
+    '2023-11-14T22:13:20.123456Z'
+    """
+    seconds, rest = divmod(mtime_ns, 10**9)
+    try:
+        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (OverflowError, ValueError, OSError):  # a file system may hold any 64-bit time
+        moment = dt.datetime.fromtimestamp(0, dt.UTC)
+    return moment.replace(microsecond=rest // 1000, tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -62,7 +62,7 @@ def read_facts(file: BinaryIO) -> Facts:
         if facts.format == "torch-zip":
             _read_archive(file, size, facts)
         else:
-            with _buffered(file) as stream:
+            with buffered(file) as stream:
                 _READERS[facts.format](stream, size, facts)
     except FormatProblem as error:
         facts.problem = error.problem
@@ -168,7 +168,7 @@ def _check_storages(persistent_ids: list[object], archive: Archive) -> None:
 
 
 @contextlib.contextmanager
-def _buffered(file: BinaryIO) -> Iterator[io.BufferedReader]:
+def buffered(file: BinaryIO) -> Iterator[io.BufferedReader]:
     """Read *file* ahead in blocks; it stays open."""
     stream: io.BufferedReader = io.BufferedReader(file, BUFFER_BYTES)  # type: ignore[arg-type]
     try:

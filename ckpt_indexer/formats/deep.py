@@ -7,11 +7,11 @@ process alone, when it is first asked for: it needs numpy and isal.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import BinaryIO
 
 from ckpt_indexer.formats.archive_proof import ArchiveProof
+from ckpt_indexer.formats.container import buffered
 from ckpt_indexer.formats.facts import DeepFacts, FormatProblem, NonFinite
 from ckpt_indexer.formats.nonfinite import ITEM_BYTES, Counter, Span
 from ckpt_indexer.formats.pieces import Pieces, read_at
@@ -47,11 +47,8 @@ def _read_opaque(file: BinaryIO, size: int) -> DeepFacts:
 
 def _read_safetensors(file: BinaryIO, size: int) -> DeepFacts:
     file.seek(0)
-    stream = io.BufferedReader(file)  # type: ignore[type-var]
-    try:
+    with buffered(file) as stream:
         tensors, _, begin = read_header(stream, size)
-    finally:
-        stream.detach()
     names: dict[Span, list[str]] = {}
     for name, tensor in tensors.items():
         dtype, _ = DTYPES.get(tensor.dtype, ("", 0))

@@ -128,16 +128,9 @@ def _parse_inner(call: Inert) -> Storage | None:
 
 def parse_tensor(value: Any) -> Tensor | None:
     """Read any stand-in of a tensor, ``None`` for everything else."""
-    for _ in range(4):  # a parameter of a tensor subclass of a tensor; deeper is no tensor of torch's
-        if type(value) is ParameterRef:
-            value = value.data
-        elif isinstance(value, Inert):
-            unwrapped = _unwrapped(value)
-            if unwrapped is None:
-                return _parse_special(value)
-            value = unwrapped
-        else:
-            break
+    value = innermost(value)
+    if isinstance(value, Inert):
+        return _parse_special(value)
     if type(value) is TensorRef:
         storage = parse_storage(value.storage)
         return None if storage is None else _tensor(value.size, storage.dtype, storage, value.offset)
@@ -145,6 +138,21 @@ def parse_tensor(value: Any) -> Tensor | None:
         storage, dtype = parse_storage(value.storage), dtype_name(value.dtype)
         return None if storage is None or dtype is None else _tensor(value.size, dtype, storage, value.offset)
     return None
+
+
+def innermost(value: Any) -> Any:
+    """Unwrap parameters and tensor subclasses down to the stand-in of the tensor itself."""
+    for _ in range(4):  # a parameter of a tensor subclass of a tensor; deeper is no tensor of torch's
+        if type(value) is ParameterRef:
+            value = value.data
+        elif isinstance(value, Inert):
+            unwrapped = _unwrapped(value)
+            if unwrapped is None:
+                return value
+            value = unwrapped
+        else:
+            return value
+    return None if isinstance(value, Inert) else value
 
 
 def _tensor(size: Any, dtype: str, storage: Storage | None, offset: Any = 0) -> Tensor | None:

@@ -16,8 +16,8 @@ from ckpt_indexer.formats.plain import text
 from ckpt_indexer.formats.tensors import (
     ITEM_BYTES as TENSOR_ITEM_BYTES,
 )
-from ckpt_indexer.formats.tensors import Tensor, _unwrapped, parse_storage, parse_tensor
-from ckpt_indexer.formats.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
+from ckpt_indexer.formats.tensors import Tensor, innermost, parse_storage, parse_tensor
+from ckpt_indexer.formats.unpickle import Inert, TensorRef, TypedTensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -111,10 +111,10 @@ class Weights:
                 yield name, f"data/{tensor.storage.key}"
 
     def _place(self, name: str, value: Any) -> None:
-        tensor, reference = parse_tensor(value), _reference(value)
+        tensor, reference = parse_tensor(value), innermost(value)
         if tensor is None or not tensor.numel:
             return
-        if tensor.storage is None or reference is None:
+        if tensor.storage is None or not isinstance(reference, TensorRef | TypedTensorRef):
             self.uncounted += tensor.dtype in ITEM_BYTES and _has_data(value)
             return
         strides = reference.stride
@@ -168,18 +168,6 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
         pairs = [(key if isinstance(key, str | int) else "?", child) for key, child in value.pairs]
         return [(None, value.args), (None, value.state), *enumerate(value.items), *pairs]
     return []
-
-
-def _reference(value: Any) -> TensorRef | TypedTensorRef | None:
-    """Unwrap parameters and subclasses down to the stand-in that has strides."""
-    for _ in range(4):  # as ``parse_tensor``
-        if type(value) is ParameterRef:
-            value = value.data
-        elif isinstance(value, Inert):
-            value = _unwrapped(value)
-        else:
-            break
-    return value if type(value) in (TensorRef, TypedTensorRef) else None
 
 
 def _has_data(value: Any) -> bool:

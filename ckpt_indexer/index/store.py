@@ -18,7 +18,6 @@ at a time may use it.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import itertools
 import os
 import time
@@ -32,6 +31,7 @@ from ckpt_indexer.disk import NotRegularFile, fingerprint_of, locked_folder, ope
 from ckpt_indexer.errors import IndexCorrupt, IndexLocked
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.codec import Index, Listed
+from ckpt_indexer.model import utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -121,7 +121,7 @@ class Store:
         # that writer's entries.
         with self._locked() as folder:
             contested = self._load(folder)
-            now = _now()
+            now = utc_text(time.time_ns())
             entries = self._index.entries
             generation = self._index.generation + 1
             new: dict[str, msgspec.Raw | None] = {}
@@ -251,7 +251,3 @@ class Store:
                 yield folder
         except Timeout:
             raise IndexLocked(path=os.path.join(self.root, layout.LOCK_NAME), waited_s=LOCK_TIMEOUT_S) from None
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -16,7 +16,6 @@ from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
-from ckpt_indexer.metadata.entry import utc_text
 from ckpt_indexer.metadata.schema import (
     UNKNOWN,
     Checkpointing,
@@ -30,7 +29,7 @@ from ckpt_indexer.metadata.schema import (
 )
 from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
 from ckpt_indexer.metadata.wandb import Run, metrics_at
-from ckpt_indexer.model import Fingerprint
+from ckpt_indexer.model import Fingerprint, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

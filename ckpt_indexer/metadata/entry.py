@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
 
 from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import Entry, Fingerprint, Monitor, Problem, to_number
+from ckpt_indexer.model import Entry, Fingerprint, Monitor, Problem, to_number, utc_text
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
-
-
-def utc_text(mtime_ns: int) -> str:
-    """Write nanoseconds since 1970 as ISO 8601 in UTC with microseconds.
-
-    >>> utc_text(1_700_000_000_123_456_789)
-    '2023-11-14T22:13:20.123456Z'
-    """
-    seconds, rest = divmod(mtime_ns, 10**9)
-    try:
-        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    except (OverflowError, ValueError, OSError):  # a file system may hold any 64-bit time
-        moment = dt.datetime.fromtimestamp(0, dt.UTC)
-    return moment.replace(microsecond=rest // 1000, tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, problem: Problem | None) -> Entry:

@@ -29,7 +29,7 @@ from filelock import Timeout
 from ckpt_indexer import __version__, layout
 from ckpt_indexer.disk import check_root, locked_folder
 from ckpt_indexer.errors import DaemonRunning, IndexTooNew, RootUnusable, StoreError, WatchFailed
-from ckpt_indexer.metadata.entry import utc_text
+from ckpt_indexer.model import utc_text
 from ckpt_indexer.wandb_api import Lookup, default_cache_dir
 from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.indexer import Indexer
