@@ -1,8 +1,9 @@
-"""The real daemon as a process, for tests: started, listened to as systemd would, stopped."""
+"""The real daemon as a process, for tests: started, listened to as systemd would, stopped; and what to feed it."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -44,6 +45,28 @@ def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False, **options
     )
+
+
+def encoded(epoch: int) -> bytes:
+    """Make a checkpoint; those with one digit have one size."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({"epoch": epoch, "state_dict": {"w": torch.zeros(4, 5)}}, buffer)
+    return buffer.getvalue()
+
+
+def put(path: Path, data: bytes) -> Path:
+    """Write a file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def status_of(root: Path) -> dict[str, Any]:
+    """Ask `status`."""
+    status: dict[str, Any] = json.loads(run("status", root, "--json").stdout)
+    return status
 
 
 class Daemon:

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ckpt_indexer import read_index
 from ckpt_indexer.cli.sync import sync
 from ckpt_indexer.layout import INDEX_NAME, TEMPORARY_PREFIX
-from tests.process import TIMEOUT_S, Daemon, index_equals_disk, run, wait_for
+from tests.process import TIMEOUT_S, Daemon, index_equals_disk, put, run, status_of, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,17 +39,6 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "outputs"
     root.mkdir()
     return root
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def status_of(root: Path) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(run("status", root, "--json").stdout)
-    return status
 
 
 def keys(root: Path) -> list[str]:

@@ -32,7 +32,7 @@ from ckpt_indexer.layout import (
     is_temporary,
     sidecar_path,
 )
-from tests.process import Daemon, index_equals_disk, run, wait_for
+from tests.process import Daemon, index_equals_disk, put, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,12 +102,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("sample") / "sample.ckpt"
     torch.save({"epoch": 3, "state_dict": {"w": torch.zeros(4, 5)}}, path)
     return path.read_bytes()
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 def fill(root: Path, sample: bytes) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import itertools
-import json
 import os
 import random
 import signal
@@ -18,13 +16,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from ckpt_indexer import layout, read_index
 from ckpt_indexer.cli.sync import sync
-from tests.process import Daemon, index_equals_disk, run, wait_for
+from tests.process import Daemon, encoded, index_equals_disk, status_of, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,15 +33,6 @@ MEBIBYTE = 1 << 20
 HEARTBEATS = {"WATCHDOG_USEC": "6000000"}  # a self-test every 2 s; each is a heartbeat
 REST_S = 5.0  # the least window in which rest is looked for
 WAIT_S = 180.0  # for 20,000 checkpoints; a busy machine reads some hundred a second
-
-
-def encoded(epoch: int) -> bytes:
-    """Make a checkpoint; those with one digit have one size."""
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({"epoch": epoch, "state_dict": {"w": torch.zeros(4, 5)}}, buffer)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +56,6 @@ def folders_below(root: Path, count: int) -> list[Path]:
     for folder in folders:
         folder.mkdir(parents=True)
     return folders
-
-
-def status_of(root: Path) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(run("status", root, "--json").stdout)
-    return status
 
 
 def processes_of(daemon: Daemon) -> list[int]:

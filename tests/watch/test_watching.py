@@ -6,8 +6,6 @@ to misbehave, strace makes it.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import mmap
 import os
 import re
@@ -16,12 +14,12 @@ import signal
 import stat
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ckpt_indexer import read_index
-from tests.process import Daemon, index_equals_disk, run, wait_for
+from tests.process import Daemon, encoded, index_equals_disk, put, status_of, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,15 +29,6 @@ if TYPE_CHECKING:
 HEARTBEATS = {"WATCHDOG_USEC": "6000000"}  # a self-test every 2 s, which has 1 s; each is a heartbeat
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make devices and mount")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the kernel misbehave here")
-
-
-def encoded(epoch: int) -> bytes:
-    """Make a checkpoint; those with one digit have one size."""
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({"epoch": epoch, "state_dict": {"w": torch.zeros(4, 5)}}, buffer)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +49,6 @@ def unmounted(root: Path) -> Iterator[Path]:
     yield root
     subprocess.run(["umount", "-l", root], check=False, capture_output=True)
     assert str(root) not in Path("/proc/self/mounts").read_text()
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def status_of(root: Path) -> dict[str, Any]:
-    status: dict[str, Any] = json.loads(run("status", root, "--json").stdout)
-    return status
 
 
 def codes_of(root: Path) -> tuple[str, list[str]]:
