@@ -9,6 +9,7 @@ Source: lightning/pytorch/trainer/connectors/checkpoint_connector.py (keys), cal
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import re
 from typing import Any
@@ -178,28 +179,18 @@ def count_parameters(tensors: list[Tensor]) -> int:
     than the storage holds; parts that overlap otherwise, which no model has, are counted up to that.
     """
     total = 0
-    shared: dict[str, int] = {}
-    seen: set[tuple[str, int, int]] = set()
+    parts: dict[tuple[str, int, int], Tensor] = {}
     for tensor in tensors:
         if tensor.storage is None:
             total += tensor.numel
-            continue
-        part = (tensor.storage.key, tensor.offset, tensor.numel)
-        if part not in seen:
-            seen.add(part)
-            shared[part[0]] = shared.get(part[0], 0) + tensor.numel
-    for tensor in tensors:
-        storage = tensor.storage
-        if storage is not None and shared[storage.key] > (limit := _elements(tensor)):
-            shared[storage.key] = limit
-    return total + sum(shared.values())
-
-
-def _elements(tensor: Tensor) -> int:
-    """Count the elements that the tensor's storage holds, in the tensor's own dtype."""
-    storage = tensor.storage
-    assert storage is not None
-    return storage.size_bytes // ITEM_BYTES.get(tensor.dtype, 1)
+        else:
+            parts[tensor.storage.key, tensor.offset, tensor.numel] = tensor
+    by_storage: dict[str, int] = {}
+    for (key, _, numel), tensor in parts.items():
+        assert tensor.storage is not None
+        elements = tensor.storage.size_bytes // ITEM_BYTES.get(tensor.dtype, 1)
+        by_storage[key] = min(by_storage.get(key, 0) + numel, elements)
+    return total + sum(by_storage.values())
 
 
 def _number(value: Any, fetch: Fetch) -> float | None:
@@ -260,7 +251,14 @@ def parse_state_key(key: str) -> tuple[str, dict[str, Any]]:
     >>> parse_state_key("EMA")
     ('EMA', {})
     """
-    match = _STATE_KEY.match(key) if len(key) <= _STATE_KEY_MAX else None
+    return _parsed_state_key(key) if len(key) <= _STATE_KEY_MAX else (text(key)[:200], {})
+
+
+@functools.lru_cache(
+    maxsize=256
+)  # all checkpoints of a run have the same; parsing one is a tenth of a small file's time
+def _parsed_state_key(key: str) -> tuple[str, dict[str, Any]]:
+    match = _STATE_KEY.match(key)
     if match is None:
         return text(key)[:200], {}
     try:

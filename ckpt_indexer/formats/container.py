@@ -16,7 +16,7 @@ from ckpt_indexer.formats import checkpoint, sharded
 from ckpt_indexer.formats.facts import Facts, FormatProblem
 from ckpt_indexer.formats.modules import state_dict_of_script
 from ckpt_indexer.formats.safetensors import HEADER_MAX, describe_safetensors
-from ckpt_indexer.formats.tensors import parse_storage
+from ckpt_indexer.formats.tensors import holds_storage, parse_storage
 from ckpt_indexer.formats.torch_legacy import MAGIC_NUMBER, read_legacy, read_tar
 from ckpt_indexer.formats.torch_zip import Archive
 from ckpt_indexer.formats.unpickle import is_cut_short, unpickle
@@ -118,14 +118,14 @@ def _is_length(head: bytes) -> bool:
 
 def _read_archive(file: BinaryIO, size: int, facts: Facts) -> None:
     archive = Archive(file, size)
-    if "data.pkl" not in archive.records:
+    if "data.pkl" not in archive.sizes:
         facts.format = "unknown"
-        kind = "a numpy archive (npz)" if any(n.endswith(".npy") for n in archive.records) else "a zip archive"
+        kind = "a numpy archive (npz)" if any(n.endswith(".npy") for n in archive.sizes) else "a zip archive"
         raise FormatProblem("not-a-checkpoint", f"this is {kind} without data.pkl, not a checkpoint")
     facts.content_id = archive.content_id()
     pickled = unpickle(io.BytesIO(archive.read("data.pkl")))
     state_dict = None
-    if "constants.pkl" in archive.records:
+    if "constants.pkl" in archive.sizes:
         facts.format = "torchscript"
         state_dict = state_dict_of_script(pickled.root, lambda module: _source(archive, module))
     fetch = value_reader(lambda storage: _storage(archive, storage), lambda: _is_big_endian(archive))
@@ -141,30 +141,30 @@ def _storage(archive: Archive, storage: Storage) -> bytes | None:
 
 
 def _is_big_endian(archive: Archive) -> bool:
-    return "byteorder" in archive.records and archive.read("byteorder") == b"big"
+    return "byteorder" in archive.sizes and archive.read("byteorder") == b"big"
 
 
 def _source(archive: Archive, module: str) -> str | None:
     name = f"code/{module.replace('.', '/')}.py"
-    return archive.read(name, inflate=True).decode("utf-8", "replace") if name in archive.records else None
+    return archive.read(name, inflate=True).decode("utf-8", "replace") if name in archive.sizes else None
 
 
 def _check_storages(persistent_ids: list[object], archive: Archive) -> None:
     """Hold every storage that the pickle names against the record that should hold it."""
     for persistent_id in persistent_ids:
+        if holds_storage(archive.sizes, persistent_id):
+            continue
         storage = parse_storage(persistent_id)
         if storage is None:
             raise FormatProblem("pickle-damaged", "a tensor's storage is not described as torch does it")
-        record = archive.records.get(f"data/{storage.key}")
-        if record is None:
+        size = archive.sizes.get(f"data/{storage.key}")
+        if size is None:
             if storage.size_bytes == 0:
                 continue
             raise FormatProblem("record-missing", f"the tensor data data/{storage.key} is missing")
-        if record.size_bytes < storage.size_bytes:
-            raise FormatProblem(
-                "record-short",
-                f"data/{storage.key} has {record.size_bytes} bytes where its tensor needs {storage.size_bytes}",
-            )
+        if size < storage.size_bytes:
+            message = f"data/{storage.key} has {size} bytes where its tensor needs {storage.size_bytes}"
+            raise FormatProblem("record-short", message)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ckpt_indexer.formats.unpickle import (
     Called,
@@ -21,6 +23,9 @@ from ckpt_indexer.formats.unpickle import (
     unpickle,
 )
 from ckpt_indexer.formats.values import VALUE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DIMENSIONS_MAX = 64  # torch's own limit on a tensor's dimensions
 ELEMENTS_MAX = 1 << 62  # beyond any address space: a lie
@@ -61,9 +66,10 @@ ITEM_BYTES = {
     "int16": 2,
     "uint16": 2,
 }  # fmt: skip - every other dtype takes one byte an element
+_STORAGES = {name: (dtype, ITEM_BYTES.get(dtype, 1)) for name, dtype in DTYPE_OF_STORAGE.items()}
 
 
-class Storage(NamedTuple):
+class Storage(msgspec.Struct, frozen=True, gc=False):
     """A block of tensor data: where tensors that share memory point to."""
 
     key: str  # names the record data/<key>
@@ -74,7 +80,7 @@ class Storage(NamedTuple):
     data: bytes | None = None  # its first bytes, where the pickle itself holds them
 
 
-class Tensor(NamedTuple):
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """A tensor without its data; ``storage`` is None where the file holds none (meta) or several (sparse)."""
 
     shape: tuple[int, ...]
@@ -91,17 +97,33 @@ def parse_storage(persistent_id: Any) -> Storage | None:
     """
     if isinstance(persistent_id, Inert):
         return _parse_inner(persistent_id)
-    if not isinstance(persistent_id, tuple) or len(persistent_id) < 5 or persistent_id[0] != "storage":
+    if not isinstance(persistent_id, tuple) or len(persistent_id) < 5:
         return None
-    kind, key, numel = persistent_id[1], persistent_id[2], persistent_id[4]
-    if not (isinstance(kind, type) and issubclass(kind, Inert)):
+    if len(persistent_id) == 5:
+        (tag, kind, key, _, numel), view_offset = persistent_id, 0
+    else:
+        tag, kind, key, _, numel, view = persistent_id[:6]
+        view_offset = view[1] if isinstance(view, tuple) and len(view) == 3 else 0
+    if tag != "storage" or not isinstance(kind, type) or not issubclass(kind, Inert):
         return None
-    dtype = DTYPE_OF_STORAGE.get(kind.qualname)
-    if dtype is None or not isinstance(key, str) or not _is_count(numel):
+    dtype, item_bytes = _STORAGES.get(kind.qualname, (None, 0))
+    if dtype is None or not isinstance(key, str) or not _is_count(numel) or not _is_count(view_offset):
         return None
-    view = persistent_id[5] if len(persistent_id) > 5 else None
-    view_offset = view[1] if isinstance(view, tuple) and len(view) == 3 else 0
-    return Storage(key, dtype, numel, numel * ITEM_BYTES.get(dtype, 1), view_offset) if _is_count(view_offset) else None
+    return Storage(key, dtype, numel, numel * item_bytes, view_offset)
+
+
+def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:
+    """Say whether the records of an archive, by name, certainly hold this storage: what every storage is asked first.
+
+    A quick ``parse_storage``; where it says no, that one knows why.
+    """
+    try:
+        tag, kind, key, _, numel = persistent_id
+        needed = numel * _STORAGES[kind.qualname][1]
+        is_plain = tag == "storage" and type(numel) is int and isinstance(kind, type)
+        return is_plain and 0 <= needed <= sizes["data/" + key]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return False
 
 
 def _parse_inner(call: Inert) -> Storage | None:
@@ -121,16 +143,16 @@ def _parse_inner(call: Inert) -> Storage | None:
     if storage is None or len(data) < start + storage.size_bytes:
         return None
     # Each such call makes a storage of its own, whatever key was given to it: memory is shared by sharing the object.
-    return storage._replace(
-        key=f"object {id(call)}", data=data[start : start + min(storage.size_bytes, VALUE_BYTES_MAX)]
-    )
+    data = data[start : start + min(storage.size_bytes, VALUE_BYTES_MAX)]
+    return msgspec.structs.replace(storage, key=f"object {id(call)}", data=data)
 
 
 def parse_tensor(value: Any) -> Tensor | None:
     """Read any stand-in of a tensor, ``None`` for everything else."""
-    value = innermost(value)
-    if isinstance(value, Inert):
-        return _parse_special(value)
+    if type(value) is not TensorRef:
+        value = innermost(value)
+        if isinstance(value, Inert):
+            return _parse_special(value)
     if type(value) is TensorRef:
         storage = parse_storage(value.storage)
         return None if storage is None else _tensor(value.size, storage.dtype, storage, value.offset)
@@ -172,9 +194,12 @@ def _is_count(value: Any) -> bool:
 def shape_of(size: Any) -> tuple[int, ...] | None:
     if isinstance(size, Inert) and size.args:  # torch.Size((2, 3))
         size = size.args[0]
-    if isinstance(size, tuple | list) and len(size) <= DIMENSIONS_MAX and all(map(_is_count, size)):
-        return tuple(size)
-    return None
+    if not isinstance(size, tuple | list) or len(size) > DIMENSIONS_MAX:
+        return None
+    for count in size:  # as _is_count, which would be called for every dimension of every tensor
+        if type(count) is not int or not 0 <= count <= ELEMENTS_MAX:
+            return None
+    return tuple(size)
 
 
 def dtype_name(value: Any) -> str | None:

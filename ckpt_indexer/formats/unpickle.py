@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 GLOBALS_MAX = 1000  # distinct classes and functions a file may name; the most in real files is 45
 NAME_MAX = 500  # characters of "module.name"; torch itself takes minutes over a 100 kB one
@@ -172,16 +172,16 @@ def inert_class(module: str, name: str) -> type:
     return _FrozenType("Inert", (Inert,), {"__slots__": (), "module": module, "qualname": name})
 
 
-class _Persistent(dict[Any, Any]):
-    """Remembers what each persistent id stands for; only a new one costs a Python call."""
+def _resolver(found: list[Any], resolve: Callable[[Any], Any] | None) -> Generator[Any, Any, None]:
+    """Give back for each persistent id that is sent what it stands for, and note the id in *found*.
 
-    def __init__(self, resolve: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.resolve = resolve
-
-    def __missing__(self, persistent_id: Any) -> Any:
-        value = self[persistent_id] = self.resolve(persistent_id)
-        return value
+    A generator, because to resume one costs a third of a call, and a checkpoint has a thousand.
+    """
+    value = None
+    while True:
+        persistent_id = yield value
+        found.append(persistent_id)
+        value = persistent_id if resolve is None else resolve(persistent_id)
 
 
 class _InertUnpickler(pickle.Unpickler):
@@ -200,25 +200,26 @@ class Unpickled(msgspec.Struct):
     """A pickle's content."""
 
     root: Any
-    storages: list[Any]  # every persistent id, once, in the order of appearance
+    storages: list[Any]  # the persistent ids in the order of appearance, shared ones again each time
     globals: set[tuple[str, str]]
 
 
-def unpickle(stream: IO[bytes], resolve: Callable[[Any], Any] = lambda persistent_id: persistent_id) -> Unpickled:
+def unpickle(stream: IO[bytes], resolve: Callable[[Any], Any] | None = None) -> Unpickled:
     """Read one pickle (protocols 0 to 5) from where *stream* is, and leave it behind the pickle's end.
 
-    *resolve* says what a persistent id stands for.
+    *resolve* says what a persistent id stands for; by default, itself.
 
     Raises:
         Exception: of nearly any type, MemoryError and RecursionError included; the bytes are not a usable pickle.
 
     """
     unpickler = _InertUnpickler(stream)
-    persistent = _Persistent(resolve)
-    # Set on the instance: the C unpickler then calls the dict's own C method, not a Python one, for each tensor.
-    unpickler.persistent_load = persistent.__getitem__  # type: ignore[method-assign]
+    storages: list[Any] = []
+    resolver = _resolver(storages, resolve)
+    next(resolver)
+    unpickler.persistent_load = resolver.send  # type: ignore[method-assign]
     root = unpickler.load()
-    return Unpickled(root=root, storages=list(persistent), globals=unpickler.globals)
+    return Unpickled(root=root, storages=storages, globals=unpickler.globals)
 
 
 def bytes_of(value: Any) -> bytes | None:

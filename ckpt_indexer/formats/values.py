@@ -33,15 +33,19 @@ _STRUCT_CODES = {
 def value_reader(read_storage: Callable[[Storage], bytes | None], is_big_endian: Callable[[], bool]) -> Fetch:
     """Make the function that gives a one-element tensor's value, ``None`` where it cannot be had cheaply."""
     left = FETCHES_MAX
+    order = None
 
     def fetch(tensor: Tensor) -> float | int | bool | None:
-        nonlocal left
+        nonlocal left, order
         storage = tensor.storage
         if storage is None or storage.size_bytes > VALUE_BYTES_MAX or left <= 0:
             return None
         left -= 1
         data = read_storage(storage)
-        return None if data is None else _decode(data, tensor.dtype, tensor.offset, ">" if is_big_endian() else "<")
+        if data is None:
+            return None
+        order = order or (">" if is_big_endian() else "<")
+        return _decode(data, tensor.dtype, tensor.offset, order)
 
     return fetch
 

@@ -59,8 +59,8 @@ def boundaries(data: bytes) -> set[int]:
             found |= {position - 1, position, position + 1, position + 4}
             position = data.find(signature, position + 1)
     archive = Archive(io.BytesIO(data), len(data))
-    for name, record in archive.records.items():
-        start = archive._data_offset(name, record)
+    for record in archive.records.values():
+        start = record.header_offset + 30 + sum(struct.unpack_from("<2H", data, record.header_offset + 26))
         found |= {start - 1, start, start + 1, start + record.size_bytes - 1, start + record.size_bytes}
     return {cut for cut in found if 0 <= cut < len(data)}
 
