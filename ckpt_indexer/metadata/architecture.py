@@ -16,9 +16,9 @@ distillation token is ``vit``, so is one that adds rotary positions to the learn
 strides is named like the one without.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import ceil, isqrt
 from types import MappingProxyType
 from typing import NamedTuple
@@ -102,12 +102,17 @@ def recognise_encoder(shapes: Mapping[str, Shape]) -> str | None:
     >>> recognise_encoder({"decoder.conv1.weight": (64, 3, 7, 7)}) is None
     True
     """
-    tensors = {_JOINED.sub(r"\1.", _WRAPPERS.sub("", name)): shape for name, shape in shapes.items()}
+    tensors = {_bare_name(name): shape for name, shape in shapes.items()}
     encoders = _find_encoders(tensors)
     if len(encoders) > ROOTS_MAX:
         return None
     families = {_judge(root, layout, tensors) for root, layout in encoders} - {None}
     return families.pop() if len(families) == 1 else None
+
+
+@functools.lru_cache(maxsize=4096)  # the checkpoints of a run have the same names
+def _bare_name(name: str) -> str:
+    return _JOINED.sub(r"\1.", _WRAPPERS.sub("", name))
 
 
 def _find_encoders(tensors: Mapping[str, Shape]) -> list[tuple[str, _Layout]]:
@@ -235,9 +240,9 @@ def _rows(block: Block, module: str) -> int:
     return (*block.get(module, ()), 0)[0]
 
 
-_judge_convnext = partial(_judge_repeated, "convnext", _convnext_block)
-_judge_vit = partial(_judge_repeated, "vit", _vit_block)
-_judge_swin = partial(_judge_repeated, "swin", _swin_block)
+_judge_convnext = functools.partial(_judge_repeated, "convnext", _convnext_block)
+_judge_vit = functools.partial(_judge_repeated, "vit", _vit_block)
+_judge_swin = functools.partial(_judge_repeated, "swin", _swin_block)
 
 # torchvision keeps most trunks below "features.", which is left to the root: models often take just that module.
 _LAYOUTS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ckpt_indexer.errors import SidecarInvalid
 from ckpt_indexer.formats.plain_yaml import YAML_MAX
+from ckpt_indexer.metadata.block_yaml import encode_block
 from ckpt_indexer.metadata.schema import SCHEMA_VERSION, Document
 
 HEAD = b"# Made by ckpt-indexer from the checkpoint beside it. Not whole without its last line.\n"
@@ -46,8 +46,7 @@ def encode_sidecar(document: Document) -> bytes:
     content = document.model_dump()  # mode="json" would write infinities among the parameters as null
     if document.indexer is None:
         del content["indexer"]
-    body: bytes = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8", width=1000)
-    dumped = HEAD + body + END
+    dumped = HEAD + encode_block(content).encode() + END
     if len(dumped) > YAML_MAX:  # texts that need many escapes; it would never be read back
         raise OSError(errno.EFBIG, f"the sidecar would have {len(dumped)} bytes; at most {YAML_MAX} are read")
     return dumped
@@ -59,10 +58,3 @@ def is_lost(data: bytes) -> bool:
     It is not fsynced, because it can be made again; but then its rest must not pass for somebody else's.
     """
     return not data.strip(b"\0") or (data.startswith(HEAD) and (b"\0" in data or not data.endswith(END)))
-
-
-class _Dumper(yaml.CSafeDumper):
-    """Without anchors: the document is a tree, and equal lists are no aliases of each other."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-        return True

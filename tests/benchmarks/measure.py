@@ -107,6 +107,15 @@ def environment(scratch: Path) -> dict[str, object]:
     }
 
 
+def cpu_seconds_of(pid: int) -> float:
+    """Give the CPU time that a process and its children have taken."""
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    ticks = sum(read_status(each)["cpu_ticks"] for each in (pid, *children))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu_model() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -88,7 +88,7 @@ def _readers(path: Path, reader: Reader | None = None) -> dict[str, Callable[[],
 
     return {
         "ours": ours,
-        "floor": lambda: _floor(path),
+        "floor": lambda: read_floor(path),
         **({} if reader is None else {"ours in a worker process": in_worker}),
         "zipfile + inert unpickler": lambda: _with_zipfile(path),
         "torch meta": lambda: _load(path, map_location="meta"),
@@ -114,7 +114,8 @@ class _BareUnpickler(pickle.Unpickler):
         return collections.OrderedDict if name == "OrderedDict" else itertools.chain
 
 
-def _floor(path: Path) -> object:
+def read_floor(path: Path) -> object:
+    """Do the least that reading a checkpoint can be."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
