@@ -21,7 +21,7 @@ from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.layout import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ckpt_indexer.model import Fingerprint
 
@@ -168,8 +168,8 @@ def _locked_at(folder_fd: int, name: str) -> int | None:
     return None
 
 
-def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True) -> Fingerprint:
-    """Put *data* at *name* in the folder, whole or not at all; give the new file's fingerprint.
+def replace_file(folder_fd: int, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> Fingerprint:
+    """Put *data*, or its pieces, at *name* in the folder, whole or not at all; give the new file's fingerprint.
 
     The order is what a power cut needs: data on disk (fsync) before the name points at it (rename), the rename on
     disk (fsync of the folder) before the call returns. A crash in between leaves the old file, and at worst a
@@ -186,9 +186,10 @@ def replace_file(folder_fd: int, name: str, data: bytes, *, durable: bool = True
     try:
         try:
             with open(fd, "wb", closefd=False, buffering=0) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
+                for piece in (data,) if isinstance(data, bytes) else data:
+                    view = memoryview(piece)
+                    while view:
+                        view = view[file.write(view) :]
             if durable:
                 os.fsync(fd)
             fingerprint = fingerprint_of(os.fstat(fd))

@@ -6,7 +6,9 @@ newer version wrote into them is kept.
 
 from __future__ import annotations
 
+import itertools
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,7 +16,11 @@ from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
 from ckpt_indexer.layout import SIDECAR_SUFFIX, SUFFIXES, is_suffix
 from ckpt_indexer.model import Entry
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 VERSION = "1.0"
+PIECE_ENTRIES = 512  # encoded at once: half a megabyte, which stays in the processor's cache until it is written
 _MAJOR = int(VERSION.partition(".")[0])
 _VERSION_PATTERN = re.compile(r"([0-9]{1,9})\.[0-9]{1,9}")
 _FIELDS = frozenset(Entry.__struct_fields__)
@@ -43,6 +49,9 @@ class Listed(msgspec.Struct):
     status: str = "ok"  # as in an entry: one that was made by hand may lack it
     mtime: str = ""
     metadata_file: str | None = None
+
+
+_listed_decoder = msgspec.json.Decoder(Listed)
 
 
 class Index(msgspec.Struct):
@@ -88,18 +97,22 @@ def decode_index(data: bytes, path: str) -> Index:
         raise IndexCorrupt(path=path, reason=str(error)) from None
 
 
-def encode_index(index: Index, listings: dict[str, msgspec.Raw]) -> bytes:
-    """Write an index's bytes; *listings* is its ``checkpoints`` section."""
-    document = {
+def iter_encoded(index: Index, listings: dict[str, msgspec.Raw]) -> Iterator[bytes]:
+    """Write an index's bytes, piece by piece: whole, they would be twice in memory; *listings* is "checkpoints"."""
+    head = {
         "version": VERSION,
         "last_updated": index.last_updated,
         "generation": index.generation,
         **({} if index.suffixes == SUFFIXES else {"suffixes": index.suffixes}),
         "checkpoints": dict(sorted(listings.items())),
-        "entries": index.entries,
-        **index.extra,
     }
-    return _encoder.encode(document) + b"\n"
+    yield _encoder.encode(head)[:-1] + b',"entries":{'
+    items = iter(index.entries.items())
+    separator = b""
+    while piece := dict(itertools.islice(items, PIECE_ENTRIES)):
+        yield separator + _encoder.encode(piece)[1:-1]
+        separator = b","
+    yield b"}" + b"".join(b"," + _encoder.encode({key: raw})[1:-1] for key, raw in index.extra.items()) + b"}\n"
 
 
 def decode_entry(raw: msgspec.Raw | bytes) -> Entry:
@@ -117,17 +130,18 @@ def encode_entry(entry: Entry, previous: msgspec.Raw | None = None) -> msgspec.R
     return msgspec.Raw(_encoder.encode(entry))
 
 
-def same_content(entry: Entry, raw: msgspec.Raw) -> bool:
-    """Say whether an encoded entry tells the same as *entry*, but for when it was indexed."""
-    try:
-        old = decode_entry(raw)
-    except msgspec.MsgspecError:
-        return False
+def same_content(entry: Entry, old: Entry) -> bool:
+    """Say whether two entries tell the same, but for when they were indexed."""
     entry = msgspec.structs.replace(entry, generation=old.generation, indexed_at=old.indexed_at)
-    return _encoder.encode(entry) == _encoder.encode(old)
+    return _encoder.encode(entry) == _encoder.encode(old)  # encoded, NaN is equal to itself
 
 
-def encode_listing(entries: list[Listed]) -> msgspec.Raw | None:
+def decode_listed(raw: msgspec.Raw) -> Listed:
+    """Read what the ``checkpoints`` section needs of an entry."""
+    return _listed_decoder.decode(raw)
+
+
+def encode_listing(entries: Iterable[Listed]) -> msgspec.Raw | None:
     """Write one experiment's part of the ``checkpoints`` section; ``None`` if it has no ``ok`` checkpoint."""
     usable = sorted((entry for entry in entries if entry.status == "ok"), key=lambda entry: entry.name)
     if not usable:

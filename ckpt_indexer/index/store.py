@@ -30,7 +30,7 @@ from ckpt_indexer import layout
 from ckpt_indexer.disk import NotRegularFile, fingerprint_of, locked_folder, opened_at, replace_file
 from ckpt_indexer.errors import IndexCorrupt, IndexLocked
 from ckpt_indexer.index import codec
-from ckpt_indexer.index.codec import Index, Listed
+from ckpt_indexer.index.codec import Index
 from ckpt_indexer.model import utc_text
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 LOCK_TIMEOUT_S = 10.0  # a commit takes milliseconds; longer means a stuck writer
 SET_ASIDE_INFIX = ".corrupt-"
-
-_listed_decoder = msgspec.json.Decoder(Listed)
 
 
 class Outcome(NamedTuple):
@@ -73,7 +71,6 @@ class Store:
         self._index = Index()
         self._fingerprint: Fingerprint | None = None  # of the file self._index came from
         self._is_unsynced = False  # a write was not known to be on disk when it failed
-        self._listed: dict[str, Listed] = {}
         self._members: dict[str, set[str]] = {}  # experiment -> keys
         self._listings: dict[str, msgspec.Raw] = {}
 
@@ -127,7 +124,7 @@ class Store:
             new: dict[str, msgspec.Raw | None] = {}
             for entry in changed:
                 previous = entries.get(entry.path)
-                if previous is not None and codec.same_content(entry, previous):
+                if previous is not None and codec.same_content(entry, codec.decode_entry(previous)):
                     contested.discard(entry.path)
                     continue
                 if entry.path in contested:
@@ -154,8 +151,8 @@ class Store:
             extra=index.extra,
         )
         try:
-            data = codec.encode_index(index, self._listings)
-            self._fingerprint = replace_file(folder, layout.INDEX_NAME, data)
+            pieces = codec.iter_encoded(index, self._listings)
+            self._fingerprint = replace_file(folder, layout.INDEX_NAME, pieces)
         except BaseException:
             self._put(before)
             self._is_unsynced = True
@@ -166,21 +163,19 @@ class Store:
         """Apply changes to the entries in memory, and to what the ``checkpoints`` section says of them."""
         experiments = set()
         for key, raw in new.items():
-            old = self._listed.pop(key, None)
+            old = self._index.entries.pop(key, None) if raw is None else self._index.entries.get(key)
             if old is not None:
-                experiments.add(old.experiment)
-                self._members[old.experiment].discard(key)
-            if raw is None:
-                self._index.entries.pop(key, None)
-                continue
-            self._index.entries[key] = raw
-            listed = _listed_decoder.decode(raw)
-            self._listed[key] = listed
-            self._members.setdefault(listed.experiment, set()).add(key)
-            experiments.add(listed.experiment)
+                experiment = codec.decode_listed(old).experiment
+                experiments.add(experiment)
+                self._members[experiment].discard(key)
+            if raw is not None:
+                self._index.entries[key] = raw
+                experiment = codec.decode_listed(raw).experiment
+                experiments.add(experiment)
+                self._members.setdefault(experiment, set()).add(key)
         for experiment in experiments:
             members = self._members[experiment]
-            listing = codec.encode_listing([self._listed[key] for key in members])
+            listing = codec.encode_listing(codec.decode_listed(self._index.entries[key]) for key in members)
             if listing is None:
                 self._listings.pop(experiment, None)
             else:
@@ -222,7 +217,7 @@ class Store:
 
     def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
         entries, index.entries = index.entries, {}  # a new one: `_load` compares it with the old
-        self._index, self._listed, self._members, self._listings = index, {}, {}, {}
+        self._index, self._members, self._listings = index, {}, {}
         usable: dict[str, msgspec.Raw | None] = {}
         for key, raw in entries.items():
             # An entry edited by hand into something else is dropped here, and made anew by the next pass.

@@ -6,8 +6,8 @@ falls between. When watching is lost it is started anew and everything is looked
 vanishes, the session ends and the next one begins as soon as there is a root; no entry is removed because a root is
 not there. Signals only set a flag and wake the loop.
 
-Writes of the index are paced: the first change after a quiet time is written at once, further ones at most every
-``COMMIT_INTERVAL_S`` and, up to some 100,000 entries, for at most a tenth of the time, so a burst costs few writes.
+Writes of the index are paced (``pace``): what changes after a quiet time is written at once, a burst costs few writes.
+What nobody waits for, a checkpoint that is still being written, is written with the next thing or a little later.
 
 A *cookie* is a barrier: a file in the root that somebody (``sync``) puts there. When it has been noticed, everything
 written before it has been noticed; it is removed when all of that is in the index.
@@ -34,6 +34,7 @@ from ckpt_indexer.wandb_api import Lookup, default_cache_dir
 from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.observer import BACKOFF_FIRST_S, BACKOFF_LAST_S, SELF_TEST_INTERVAL_S, TreeObserver
+from ckpt_indexer.watch.pace import Pace
 from ckpt_indexer.watch.state import Account, DaemonState, write_state
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.watch.notify import ServiceManager
     from ckpt_indexer.watch.scan import Snapshot
 
-COMMIT_INTERVAL_S = 0.25  # a burst of 10,000 checkpoints takes some 10 s: about 40 writes
-COMMIT_SHARE = 0.1  # of the time, at most, is spent writing
-COMMIT_DELAY_MAX_S = 0.9  # a consumer is never more than a second behind
+INCOMPLETE_DELAY_S = 0.5  # until it is told that a checkpoint is incomplete: most are whole by then
 COMMIT_RETRY_MAX_S = 16.0  # between attempts while the index cannot be written
 SLICE_S = 0.1  # of work between two looks at the hints
 POLL_INTERVAL_S = 5.0  # between passes where events cannot be relied on
@@ -165,7 +164,9 @@ class _Session:
         )
         self._cookies: set[str] = set()  # noticed, and not yet answered
         self._next_pass = 0.0
-        self._next_commit = 0.0
+        self._pace = Pace(time.monotonic())
+        self._dirty_since: float | None = None
+        self._retry_commit_at = 0.0
         self._commit_failures = 0
         self._turn_failures = 0  # in a row
         self._unseen_passes = 0  # passes in a row that could not look at everything
@@ -290,7 +291,7 @@ class _Session:
             return 0.0
         due = [self._next_pass, self._observer.due_s()]
         if self._indexer.is_dirty:
-            due.append(self._next_commit)
+            due.append(self._commit_due())
         return max(0.0, min(min(due) - time.monotonic(), self._indexer.retry_due_s(), ROOT_CHECK_S))
 
     def _look(self, places: set[str]) -> None:
@@ -338,7 +339,9 @@ class _Session:
         """Commit if it is time, and answer who waits for it."""
         is_idle = self._indexer.is_idle and self._indexer.retry_due_s() > 0
         must = is_idle and (bool(self._cookies) or not self._is_ready)
-        if must or (self._indexer.is_dirty and time.monotonic() >= self._next_commit):
+        if self._indexer.is_dirty and self._dirty_since is None:
+            self._dirty_since = time.monotonic()
+        if must or (self._indexer.is_dirty and time.monotonic() >= self._commit_due()):
             self._commit()
         if not (is_idle and self._indexer.is_idle) or self._indexer.is_dirty:
             return
@@ -353,6 +356,13 @@ class _Session:
             self._manager.ready(self._status_line())
             self._observer.test_soon()
 
+    def _commit_due(self) -> float:
+        """Give the moment from which on what changed is to be written."""
+        due = max(self._pace.due(), self._retry_commit_at)
+        if not self._indexer.has_news and self._dirty_since is not None:
+            due = max(due, self._dirty_since + INCOMPLETE_DELAY_S)
+        return due
+
     def _commit(self) -> None:
         try:
             committed = self._indexer.commit()
@@ -363,17 +373,17 @@ class _Session:
             if self._commit_failures == 1:
                 log.error("commit_failed", reason=str(error))
                 self._account.set("index-unwritable", str(error), "make room, or make the root writable")
-            self._next_commit = time.monotonic() + min(COMMIT_RETRY_MAX_S, 2.0 ** min(self._commit_failures, 5) / 2)
+            self._retry_commit_at = time.monotonic() + min(COMMIT_RETRY_MAX_S, 2.0 ** min(self._commit_failures, 5) / 2)
             return
         if self._commit_failures:
             log.info("commit_recovered", failures=self._commit_failures)
             self._commit_failures = 0
             self._account.clear("index-unwritable")
+        self._dirty_since = None
         if committed is None:
             return
         self._state.index_writes += 1
-        delay = min(COMMIT_DELAY_MAX_S, max(COMMIT_INTERVAL_S, committed.seconds / COMMIT_SHARE))
-        self._next_commit = time.monotonic() + delay
+        self._pace.spend(time.monotonic(), committed.seconds)
         log.info(
             "index_written",
             generation=committed.generation,

@@ -73,6 +73,7 @@ class Indexer:
         self._runs: dict[str, str] = {}  # key -> id of its Weights & Biases run
         self._changed: dict[str, Entry] = {}
         self._removed: set[str] = set()
+        self._has_news = False
         self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
         self._suspect: set[str] = set()  # read within the clock's tick of their last change: a sidecar proves nothing
         self._outdated: set[str] = set()  # being examined, and what comes of it counts no more
@@ -93,6 +94,11 @@ class Indexer:
     def is_dirty(self) -> bool:
         """Whether there is something to commit."""
         return bool(self._changed or self._removed) or self.store.is_behind
+
+    @property
+    def has_news(self) -> bool:
+        """Whether somebody may be waiting for what is to commit: for all but checkpoints that are being written."""
+        return self._has_news or self.store.is_behind
 
     @property
     def is_idle(self) -> bool:
@@ -188,7 +194,7 @@ class Indexer:
         keys, contested = self.store.commit(self._changed.values(), self._removed)
         seconds = time.monotonic() - started
         doubtful = self._doubt(contested)
-        self._changed, self._removed = {}, set()
+        self._changed, self._removed, self._has_news = {}, set(), False
         if doubtful:
             self.look({layout.to_path(key) for key in doubtful})
         return Committed(keys, self.store.generation, seconds) if keys else None
@@ -274,9 +280,10 @@ class Indexer:
         known = None if previous is None else codec.decode_entry(previous)
         if known is not None and known.health is not None and known.fingerprint == entry.fingerprint:
             entry.take_health(known.health)  # it still holds
-        is_changed = previous is None or not codec.same_content(entry, previous)
+        is_changed = known is None or not codec.same_content(entry, known)
         if is_changed or key in self._changed:
             self._changed[key] = entry
+            self._has_news = self._has_news or entry.status != "incomplete"
         self._note(entry, look_again_s=examined.look_again_s)
         log.debug("checkpoint_indexed", key=key, status=entry.status)
         if self.on_examined is not None:
@@ -311,6 +318,7 @@ class Indexer:
         self._suspect.discard(key)
         if key in self.store.entries:
             self._removed.add(key)
+            self._has_news = True
 
 
 def _link_leads_to(entry: Entry) -> str:
