@@ -1,7 +1,9 @@
 """The records that cross module borders: an entry of the index and the words it is made of.
 
 Owns the names and types of DESIGN's "files on disk"; knows neither how an entry is made nor how it is stored. Plain
-``msgspec`` structs, so that a reader of the index pays for nothing else. A field that is not known is ``None``.
+``msgspec`` structs, so that a reader of the index pays for nothing else; the garbage collector is not told of them
+(``gc=False``): none can be part of a cycle, and looking through 100,000 takes as long as decoding them. A field that is
+not known is ``None``.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ PROBLEMS: dict[str, Status] = {
 MESSAGE_MAX = 300  # characters; a message may quote the file, and files may hold anything
 
 
-class Problem(msgspec.Struct, frozen=True):
+class Problem(msgspec.Struct, frozen=True, gc=False):
     """Why a checkpoint (or its sidecar) cannot be used, kept in its entry."""
 
     code: str  # a key of PROBLEMS
@@ -74,7 +76,7 @@ class Problem(msgspec.Struct, frozen=True):
         return PROBLEMS[self.code]
 
 
-class Monitor(msgspec.Struct):
+class Monitor(msgspec.Struct, gc=False):
     """The metric a checkpoint was selected by."""
 
     name: str
@@ -82,7 +84,7 @@ class Monitor(msgspec.Struct):
     value: Number | None = None  # the score of this very checkpoint; never another one's
 
 
-class Health(msgspec.Struct, kw_only=True):
+class Health(msgspec.Struct, kw_only=True, gc=False):
     """What the most thorough check of a checkpoint found; it belongs to the entry's fingerprint."""
 
     level: Level
@@ -95,7 +97,7 @@ class Health(msgspec.Struct, kw_only=True):
     good_at: str | None = None  # when a deep check last found it good
 
 
-class Entry(msgspec.Struct, kw_only=True):
+class Entry(msgspec.Struct, kw_only=True, gc=False):
     """One checkpoint's record in the index, under its key."""
 
     path: str  # the key: POSIX path relative to the root

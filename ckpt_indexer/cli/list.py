@@ -43,7 +43,7 @@ def command(
     conditions, sorting = [parse_filter(f) for f in filters], parse_order(order)
     fields = [parse_order(name.strip()).field for name in columns.split(",") if name.strip()]
     index = read_index(root)
-    chosen = select(list(index.entries.values()), conditions, sorting)
+    chosen = select(index.entries.values(), conditions, sorting)
     shown = chosen if limit is None else chosen[:limit]
     if as_json:
         print_json({"generation": index.generation, "total": len(chosen), "checkpoints": shown})

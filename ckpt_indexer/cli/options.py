@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 root_argument = click.argument("root", required=False, envvar="CKPT_INDEXER_ROOT", default="outputs")
-_UNPRINTABLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+# A text, and not compiled: only JSON needs it.
+_UNPRINTABLE = "[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print keys only.")
 
@@ -25,7 +26,7 @@ def print_json(value: Any) -> None:
     if sys.stdout.isatty():
         data = msgspec.json.format(data, indent=2)
     # JSON escapes only the controls below 0x20; a terminal follows those from 0x7F on, and bidirectional marks, too.
-    click.echo(_UNPRINTABLE.sub(lambda m: f"\\u{ord(m[0]):04x}", data.decode()))
+    click.echo(re.sub(_UNPRINTABLE, lambda m: f"\\u{ord(m[0]):04x}", data.decode()))
 
 
 def note(message: str) -> None:

@@ -113,10 +113,10 @@ class ArchiveProof:
         if alignment is not None:
             places = self._renamed(places)
         unproven = sum(p.item.packed for p in places if not p.item.crc or p.item.method == layout.DEFLATED)
-        pieces = Pieces(self._file, self._size, with_digest=unproven > 0)
-        found = [self._check_record(place, pieces) for place in places]
-        self._check_ends(found, pieces)
-        pieces.skip_to(self._size)
+        with Pieces(self._file, self._size, with_digest=unproven > 0) as pieces:
+            found = [self._check_record(place, pieces) for place in places]
+            self._check_ends(found, pieces)
+            pieces.skip_to(self._size)
         self._facts.unproven_bytes = unproven
         self._facts.digest = pieces.digest()
         self._summarise({_name(item) for item in found})
@@ -128,25 +128,27 @@ class ArchiveProof:
         with contextlib.suppress(FormatProblem):  # told where the record is checked
             is_big = "byteorder" in archive.records and archive.read("byteorder") == b"big"
             self._unpickle(archive.read("data.pkl"), 0, is_big_endian=is_big)
-        pieces = Pieces(self._file, self._size, with_digest=True)
-        proven = 0
-        for at, name, item in places:
-            pieces.skip_to(max(at, pieces.position))  # records that overlap are no torch archive's
-            if pieces.position != at:
-                self._note("record", name, at, "container-damaged", "it overlaps the record before it")
-                continue
-            counter = None if self._weights is None else self._weights.counter(name)
-            crc, size = self._content(item, pieces, counter)
-            proven += item.packed if item.crc else 0
-            if size != item.size or (item.crc and crc != item.crc):
-                self._bad.add(name)
-                self._note(_region(name), name, at, "checksum-mismatch", _WRONG)
-            elif counter is not None and self._weights is not None:
-                self._weights.take_counts(name, counter, self._reader(at))
-        pieces.skip_to(self._size)
+        with Pieces(self._file, self._size, with_digest=True) as pieces:
+            proven = sum(self._check_foreign(*place, pieces) for place in places)
+            pieces.skip_to(self._size)
         self._facts.unproven_bytes = self._size - proven
         self._facts.digest = pieces.digest()
         self._summarise(set(archive.records))
+
+    def _check_foreign(self, at: int, name: str, item: Item, pieces: Pieces) -> int:
+        """Check one record, whose data is *at*; gives how many of its bytes a checksum covers."""
+        pieces.skip_to(max(at, pieces.position))  # records that overlap are no torch archive's
+        if pieces.position != at:
+            self._note("record", name, at, "container-damaged", "it overlaps the record before it")
+            return 0
+        counter = None if self._weights is None else self._weights.counter(name)
+        crc, size = self._content(item, pieces, counter)
+        if size != item.size or (item.crc and crc != item.crc):
+            self._bad.add(name)
+            self._note(_region(name), name, at, "checksum-mismatch", _WRONG)
+        elif counter is not None and self._weights is not None:
+            self._weights.take_counts(name, counter, self._reader(at))
+        return item.packed if item.crc else 0
 
     def _foreign_place(self, name: str, record: Record) -> tuple[int, str, Item]:
         """Find where a record's data begins, by its local header."""

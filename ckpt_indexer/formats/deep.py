@@ -40,8 +40,8 @@ def read_deep(file: BinaryIO) -> DeepFacts:
 
 
 def _read_opaque(file: BinaryIO, size: int) -> DeepFacts:
-    pieces = Pieces(file, size, with_digest=True)
-    pieces.skip_to(size)
+    with Pieces(file, size, with_digest=True) as pieces:
+        pieces.skip_to(size)
     return DeepFacts(digest=pieces.digest(), unproven_bytes=size)
 
 
@@ -56,10 +56,10 @@ def _read_safetensors(file: BinaryIO, size: int) -> DeepFacts:
             first, last = tensor.data_offsets
             names.setdefault(Span(first, last - first, dtype), []).append(name)
     counter = Counter(names)
-    pieces = Pieces(file, size, with_digest=True)
-    pieces.skip_to(begin)
-    for piece in pieces.take(size - begin):
-        counter.feed(piece, pieces.position - len(piece) - begin)
+    with Pieces(file, size, with_digest=True) as pieces:
+        pieces.skip_to(begin)
+        for piece in pieces.take(size - begin):
+            counter.feed(piece, pieces.position - len(piece) - begin)
     facts = DeepFacts(digest=pieces.digest(), unproven_bytes=size)
     for span, count in counter.counts.items():
         for name in names[span]:

@@ -106,7 +106,7 @@ def parse_directory(data: bytes) -> list[Item] | None:
         if item is None:
             return None
         items.append(item)
-        position += len(entry(item))
+        position += ENTRY.size + len(item.name) + len(_zip64(item, item.packed))
     return items
 
 

@@ -106,8 +106,18 @@ def main() -> None:
 def _read_deep(descriptor: int, rate: float) -> DeepFacts:
     from ckpt_indexer.formats.deep import read_deep  # numpy and isal, which no other request needs
 
+    _share_heap()
     with _FromDisk(descriptor, rate) as file:
         return read_deep(file)
+
+
+def _share_heap() -> None:
+    """Let threads allocate from the heap there is: glibc would reserve 128 MB of address space for a thread's own."""
+    import ctypes
+
+    m_arena_max = -8  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library, which has no such heaps
+        ctypes.CDLL(None).mallopt(m_arena_max, 1)
 
 
 class _FromDisk(io.FileIO):

@@ -7,21 +7,23 @@ A value that is not known satisfies no filter but ``!=``, and is sorted last, in
 
 from __future__ import annotations
 
-import math
+import functools
+import itertools
 import operator
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ckpt_indexer.errors import QueryInvalid
-from ckpt_indexer.model import Entry
+from ckpt_indexer.model import Entry, to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-_FILTER = re.compile(r"^\s*(?P<field>[^<>=!~]+?)\s*(?P<op>>=|<=|!=|==|=|>|<|~)\s*(?P<value>.*?)\s*$", re.DOTALL)
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kMGT])i?B?$")
+# Texts, and compiled by `re` when first used: a list without filters need not wait for that.
+_FILTER = r"(?s)^\s*(?P<field>[^<>=!~]+?)\s*(?P<op>>=|<=|!=|==|=|>|<|~)\s*(?P<value>.*?)\s*$"
+_SIZE = r"^(\d+(?:\.\d+)?)\s*([kMGT])i?B?$"
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "==": operator.eq,
@@ -43,7 +45,7 @@ _SUBFIELDS = {
 }
 
 
-class Filter(NamedTuple):
+class Filter(msgspec.Struct, frozen=True):
     """One condition on an entry."""
 
     field: str
@@ -69,7 +71,7 @@ class Filter(NamedTuple):
         return _COMPARISONS[self.op](actual, wanted)
 
 
-class Order(NamedTuple):
+class Order(msgspec.Struct, frozen=True):
     """One sort key."""
 
     field: str
@@ -86,7 +88,7 @@ def parse_filter(text: str) -> Filter:
         QueryInvalid: there is no operator, or no such field.
 
     """
-    match = _FILTER.match(text)
+    match = re.match(_FILTER, text)
     if match is None:
         raise QueryInvalid(what="filter", text=text, reason="use FIELD OP VALUE, OP one of >= <= > < = != ~")
     return Filter(_checked(match["field"], text, "filter"), match["op"], match["value"])
@@ -110,35 +112,43 @@ def parse_order(text: str) -> Order:
     return Order(_checked(field, text, "sort"), direction == "desc")
 
 
-def select(entries: list[Entry], filters: list[Filter], order: Order) -> list[Entry]:
+def select(entries: Iterable[Entry], filters: Sequence[Filter], order: Order) -> list[Entry]:
     """Give the entries that satisfy all filters, sorted; equal ones by key, unknown values last."""
-    chosen = [entry for entry in entries if all(f.matches(entry) for f in filters)]
-    known: list[tuple[Any, Entry]] = []
-    unknown: list[tuple[Any, Entry]] = []
-    for entry in chosen:
-        value = value_of(entry, order.field)
-        is_unknown = value is None or (isinstance(value, float) and math.isnan(value))
-        (unknown if is_unknown else known).append((value, entry))
-    known.sort(key=lambda pair: pair[1].path)
-    number = all(isinstance(value, int | float) for value, _ in known)
-    known.sort(key=lambda pair: pair[0] if number else str(pair[0]), reverse=order.is_descending)
-    unknown.sort(key=lambda pair: pair[1].path)
-    return [entry for _, entry in (*known, *unknown)]
+    chosen = [entry for entry in entries if all(f.matches(entry) for f in filters)] if filters else list(entries)
+    chosen.sort(key=operator.attrgetter("path"))
+    read = _reader_of(order.field)
+    values = list(map(read, chosen))
+    # No pairs of value and entry: 100,000 more records would keep the garbage collector busy for longer than sorting.
+    is_known = [value is not None and value == value for value in values]  # noqa: PLR0124 - NaN is not
+    known = list(itertools.compress(chosen, is_known))
+    unknown = list(itertools.compress(chosen, map(operator.not_, is_known)))
+    kinds = set(map(type, itertools.compress(values, is_known)))
+    is_comparable = kinds <= {int, float} or kinds == {str}
+    known.sort(key=read if is_comparable else lambda entry: str(read(entry)), reverse=order.is_descending)
+    return known + unknown
 
 
 def value_of(entry: Entry, field: str) -> Any:
     """Give an entry's value for a field, metrics as floats; ``None`` where it is not known."""
+    return _reader_of(field)(entry)
+
+
+@functools.lru_cache(maxsize=64)  # more fields than any query names
+def _reader_of(field: str) -> Callable[[Entry], Any]:
+    """Make out once, for all entries, what a field means."""
     name = _ALIASES.get(field, field)
-    if name.startswith("metrics."):
-        return entry.metric(name.removeprefix("metrics."))
     head, _, rest = name.partition(".")
-    if head in FIELDS and head != "metrics":
-        value = getattr(entry, head)
-        if rest:
-            value = getattr(value, rest, None)
-            return float(value) if name == "monitor.value" and value is not None else value
-        return msgspec.json.encode(value).decode() if isinstance(value, msgspec.Struct) else value
-    return entry.metric(name)
+    if name == "monitor.value":
+        return lambda entry: None if entry.monitor is None else to_float(entry.monitor.value)
+    if head not in FIELDS or head == "metrics":
+        metric = name.removeprefix("metrics.")
+        return lambda entry: value if type(value := entry.metrics.get(metric)) is float else to_float(value)
+    if rest:
+        return lambda entry: getattr(getattr(entry, head), rest, None)
+    if head in _SUBFIELDS:
+        return lambda entry: None if (value := getattr(entry, head)) is None else msgspec.json.encode(value).decode()
+    read: Callable[[Entry], Any] = operator.attrgetter(head)
+    return read
 
 
 def _checked(field: str, text: str, what: str) -> str:
@@ -156,7 +166,7 @@ def _checked(field: str, text: str, what: str) -> str:
 
 
 def _number(text: str) -> float | None:
-    size = _SIZE.match(text)
+    size = re.match(_SIZE, text)
     try:
         return float(size[1]) * _FACTORS[size[2]] if size else float(text)
     except ValueError:

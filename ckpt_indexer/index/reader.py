@@ -6,8 +6,9 @@
     best = max(index.usable(), key=lambda e: e.metric("val/hmean") or float("-inf"))
     print(index.path_of(best))
 
-Calling ``read_index`` again costs one ``stat`` while the file has not changed. It imports neither pydantic, structlog,
-watchdog nor torch.
+Calling ``read_index`` again costs one ``stat`` while the file has not changed, and where it has, only the entries that
+are not byte for byte what they were are decoded: the others are the same objects as before. It imports neither
+pydantic, structlog, watchdog nor torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 import msgspec
 
@@ -53,16 +54,31 @@ class IndexView(msgspec.Struct, frozen=True):
         return os.path.join(self.root, layout.to_path(entry.path))
 
 
-class _Document(msgspec.Struct):
+_Kind = TypeVar("_Kind", Entry, msgspec.Raw)
+
+
+class _Document(msgspec.Struct, Generic[_Kind]):
     version: str
     generation: int = 0
     last_updated: str = ""
     suffixes: tuple[str, ...] = layout.SUFFIXES
-    entries: dict[str, Entry] = {}
+    entries: dict[str, _Kind] = {}
+
+    def view(self, root: str, entries: dict[str, Entry]) -> IndexView:
+        return IndexView(root, self.generation, self.last_updated, self.suffixes, entries)
 
 
-_decoder = msgspec.json.Decoder(_Document)
-_cache: OrderedDict[str, tuple[Fingerprint, IndexView]] = OrderedDict()
+class _Known(msgspec.Struct, frozen=True):
+    """What is kept of an index between calls."""
+
+    fingerprint: Fingerprint
+    view: IndexView
+    encoded: dict[str, msgspec.Raw]  # the entries as the file has them; empty until the index is seen to change
+
+
+_decoder = msgspec.json.Decoder(_Document[Entry])
+_encoded_decoder = msgspec.json.Decoder(_Document[msgspec.Raw])
+_cache: OrderedDict[str, _Known] = OrderedDict()
 _cache_lock = threading.Lock()
 
 
@@ -89,9 +105,9 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
             # As disk.fingerprint_of has it; that module loads filelock, which a reader must not pay for.
             fingerprint = (status.st_size, status.st_mtime_ns, status.st_ino)
             with _cache_lock:
-                cached = _cache.get(path)
-            if cached is not None and cached[0] == fingerprint:
-                return cached[1]
+                known = _cache.get(path)
+            if known is not None and known.fingerprint == fingerprint:
+                return known.view
             data = file.read()
     except FileNotFoundError:
         if not os.path.isdir(root):
@@ -99,9 +115,9 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         raise IndexMissing(path=path) from None
     except OSError as error:
         raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
-    view = _decode(data, root, path)
+    view, encoded = _decode(data, root, path, known)
     with _cache_lock:
-        _cache[path] = (fingerprint, view)
+        _cache[path] = _Known(fingerprint, view, encoded)
         while len(_cache) > CACHED_MAX:
             _cache.popitem(last=False)
     return view
@@ -129,11 +145,17 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _decode(data: bytes, root: str, path: str) -> IndexView:
+def _decode(data: bytes, root: str, path: str, known: _Known | None) -> tuple[IndexView, dict[str, msgspec.Raw]]:
     try:
-        document = _decoder.decode(data)
-        if document.version.partition(".")[0] == codec.VERSION.partition(".")[0]:
-            return IndexView(root, document.generation, document.last_updated, document.suffixes, document.entries)
+        # Most processes read an index once, and all at once is faster; who reads it again will do so many times.
+        if known is None:
+            document = _decoder.decode(data)
+            if _is_readable(document.version):
+                return document.view(root, document.entries), {}
+        else:
+            encoded = _encoded_decoder.decode(data)
+            if _is_readable(encoded.version):
+                return encoded.view(root, _decode_changed(encoded.entries, known)), encoded.entries
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     # Slow path: an entry made by hand or by a newer version must not hide the others.
@@ -146,4 +168,23 @@ def _decode(data: bytes, root: str, path: str) -> IndexView:
             continue
     if index.entries and not entries:
         raise IndexCorrupt(path=path, reason="none of its entries can be read")
-    return IndexView(root, index.generation, index.last_updated, index.suffixes, entries)
+    return IndexView(root, index.generation, index.last_updated, index.suffixes, entries), {}
+
+
+def _is_readable(version: str) -> bool:
+    return version.partition(".")[0] == codec.VERSION.partition(".")[0]
+
+
+def _decode_changed(encoded: dict[str, msgspec.Raw], known: _Known) -> dict[str, Entry]:
+    """Decode the entries whose bytes are not the known ones.
+
+    The bytes are compared, not ``generation`` and ``indexed_at``: an index may be edited by hand.
+    """
+    # Two lookups a key in two passes, each through one table, take two thirds of the time of one pass through both.
+    known_raws = list(map(known.encoded.get, encoded))
+    known_entries = list(map(known.view.entries.get, encoded))
+    return {
+        key: entry if entry is not None and raw == known_raw else codec.decode_entry(raw)
+        for (key, raw), known_raw, entry in zip(encoded.items(), known_raws, known_entries, strict=True)
+    }
+

@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 import posixpath
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import structlog
@@ -65,7 +65,7 @@ class Indexer:
         self.examiner = Examiner(root, sidecars=sidecars, lookup=lookup)
         self.known: dict[str, Stamp | None] = {}
         self.todo: OrderedDict[str, Found] = OrderedDict()
-        self.statuses: dict[str, str] = {}
+        self.statuses: dict[str, str] = {}  # of the entries that are not ok
         self.force = False  # read and write anew what is current
         self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
         self._loads = 0  # of the store, when ``known`` was last taken from it
@@ -117,8 +117,10 @@ class Indexer:
             return False
         self._loads = self.store.loads
         self.known, self._links, self._runs, self.statuses = {}, {}, {}, {}
-        for raw in self.store.entries.values():
-            self._note(codec.decode_entry(raw))
+        for key, raw in self.store.entries.items():
+            entry = codec.decode_entry(raw)
+            entry.path = key  # one text in memory for both
+            self._note(entry)
         self._doubt(contested)
         return True
 
@@ -249,10 +251,9 @@ class Indexer:
 
     def counts_by_status(self) -> dict[str, int]:
         """Count the entries by status."""
-        counts: dict[str, int] = {}
-        for status in self.statuses.values():
-            counts[status] = counts.get(status, 0) + 1
-        return dict(sorted(counts.items()))
+        counts = Counter(self.statuses.values())
+        counts["ok"] = len(self.known) - counts.total()
+        return {status: count for status, count in sorted(counts.items()) if count}
 
     def _next_key(self) -> str | None:
         """Choose what to examine next; not what is being examined: the two could finish in the wrong order."""
@@ -293,7 +294,10 @@ class Indexer:
         """Remember what the entry was made from, and whether to look again."""
         key = entry.path
         self.known[key] = stamp_of(entry)
-        self.statuses[key] = entry.status
+        if entry.status == "ok":
+            self.statuses.pop(key, None)
+        else:
+            self.statuses[key] = entry.status
         if entry.link_target is not None:
             self._links[key] = _link_leads_to(entry)
         else:

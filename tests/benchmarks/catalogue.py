@@ -80,7 +80,7 @@ def _rebuilt(scratch: Path, checkpoint: Path, count: int) -> list[Row]:
     rows = []
     prepared: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "neither index nor sidecars": (lambda: _strip(root, paths), floor),
-        "sidecars only": (lambda: (root / INDEX_NAME).unlink(), lambda: [_parse(sidecar) for sidecar in sidecars]),
+        "sidecars only": ((root / INDEX_NAME).unlink, lambda: [_parse(sidecar) for sidecar in sidecars]),
     }
     for what, (before, least) in prepared.items():
         seconds: dict[str, list[float]] = {"ours": [], "floor": []}

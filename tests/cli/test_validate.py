@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -308,7 +309,9 @@ def test_a_signal_ends_a_run_and_what_was_found_is_kept(tree: Path, number: int,
 
     def is_reading() -> bool:
         folder = f"/proc/{process.pid}/fd"
-        return any(os.path.realpath(f"{folder}/{fd}") == str(large) for fd in os.listdir(folder))
+        with contextlib.suppress(FileNotFoundError):  # one was closed meanwhile
+            return any(os.path.realpath(f"{folder}/{fd}") == str(large) for fd in os.listdir(folder))
+        return False
 
     try:
         wait_for(is_reading)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import io
 import json
+import os
 import pickle
 import random
 import struct
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,8 +21,9 @@ import torch
 
 from ckpt_indexer.formats import torch_layout as layout
 from ckpt_indexer.formats.deep import read_deep
+from ckpt_indexer.formats.facts import FormatProblem
 from ckpt_indexer.formats.nonfinite import BLOCK_BYTES, count
-from ckpt_indexer.formats.pieces import PIECE_BYTES, Pieces
+from ckpt_indexer.formats.pieces import BUFFERS, DIGEST_BYTES, PIECE_BYTES, STEP_BYTES, Pieces
 from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.formats.worker import MEMORY_MAX, READ_CHECKPOINT, READ_DEEP, cpu_seconds
 from tests import samples
@@ -406,6 +410,19 @@ def test_nan_and_infinity_are_counted_as_torch_counts_them(name: str, tmp_path: 
     assert [(each.name, each.nan, each.inf) for each in facts.nonfinite] == [("w", facts.nan, facts.inf)]
 
 
+@pytest.mark.parametrize("name", [name for name in FLOATS if "complex" not in name])
+def test_one_of_either_sign_among_finite_numbers_is_counted_and_the_largest_of_these_are_not(name: str) -> None:
+    dtype = getattr(torch, name)
+    ends = [0.0, torch.finfo(dtype).max, torch.finfo(dtype).min]
+    finite = torch.tensor(ends * 100, dtype=torch.float64).to(dtype)
+    assert count(finite.view(torch.uint8).numpy().tobytes(), name) == judged(finite) == (0, 0)
+    for value in ("nan", "-nan", "inf", "-inf"):
+        tensor = finite.to(torch.float64)
+        tensor[7] = torch.tensor(float(value), dtype=torch.float64)
+        odd = tensor.to(dtype)
+        assert count(odd.view(torch.uint8).numpy().tobytes(), name) == judged(odd), value
+
+
 def test_views_are_counted_by_their_own_elements(tmp_path: Path) -> None:
     storage = torch.zeros(100, 100)
     storage[3, 50] = float("nan")
@@ -477,16 +494,68 @@ def test_a_file_that_comes_in_drops_gives_the_same(good: bytes, tmp_path: Path) 
     path.write_bytes(good)
     with Trickle(str(path)) as file:
         assert read_deep(file) == deep_at(path)
-    with Trickle(str(path)) as file:
-        pieces = Pieces(file, len(good), with_digest=False)
+    with Trickle(str(path)) as file, Pieces(file, len(good), with_digest=False) as pieces:
         assert pieces.exactly(1000) + pieces.exactly(len(good) - 1000) == good
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_unsettled(good: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1000, BUFFERS * PIECE_BYTES + 1000])
+def test_a_file_that_shrinks_while_it_is_read_is_unsettled(size: int, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
-    path.write_bytes(good[:1000])
-    with path.open("rb", buffering=0) as file, pytest.raises(Exception, match="shorter"):
-        Pieces(file, len(good), with_digest=False).skip_to(len(good))
+    path.write_bytes(bytes(size - 1))
+    with (
+        path.open("rb", buffering=0) as file,
+        Pieces(file, size, with_digest=False) as pieces,
+        pytest.raises(FormatProblem, match="shorter"),
+    ):
+        pieces.skip_to(size)
+
+
+def test_more_than_the_file_has_is_never_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(bytes(PIECE_BYTES + 1))
+    with path.open("rb", buffering=0) as file, Pieces(file, PIECE_BYTES + 1, with_digest=False) as pieces:
+        pieces.skip_to(PIECE_BYTES + 1)
+        with pytest.raises(FormatProblem, match="shorter"):
+            pieces.exactly(1)
+
+
+@pytest.mark.parametrize("first", [1, 15, 16, 17, PIECE_BYTES - 1])
+def test_pieces_are_the_files_bytes_wherever_a_record_begins(first: int, tmp_path: Path) -> None:
+    data = random.Random(2).randbytes((BUFFERS + 1) * PIECE_BYTES + 33)
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(data)
+    with path.open("rb", buffering=0) as file, Pieces(file, len(data), with_digest=True) as pieces:
+        assert pieces.exactly(first) == data[:first]
+        found = [bytes(piece) for piece in pieces.take(len(data) - first)]
+        assert b"".join(found) == data[first:]
+        assert {len(piece) % STEP_BYTES for piece in found[:-1]} == {0}
+        assert pieces.digest() == hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def test_a_reading_that_is_given_up_leaves_no_thread_and_no_reader_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(bytes(2 * BUFFERS * PIECE_BYTES))
+    threads = threading.active_count()
+    with path.open("rb", buffering=0) as file:
+        with Pieces(file, path.stat().st_size, with_digest=False) as pieces:
+            pieces.exactly(1)
+        assert threading.active_count() == threads
+        assert file.tell() <= (BUFFERS + 1) * PIECE_BYTES
+
+
+def test_a_disk_that_fails_in_the_middle_is_told_by_its_own_words(tmp_path: Path) -> None:
+    class Failing(io.FileIO):
+        def readinto(self, buffer: Any, /) -> int:
+            if self.tell() >= 2 * PIECE_BYTES:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer)
+
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(b"x" * (2 * BUFFERS * PIECE_BYTES))
+    with Failing(str(path)) as file:
+        problem = read_deep(file).problem
+    assert problem is not None
+    assert (problem.code, problem.message) == ("io-error", "Input/output error")
 
 
 def test_the_worker_reads_deep_and_shows_how_far_it_is(good: bytes, tmp_path: Path, reader: Reader) -> None:
@@ -497,6 +566,28 @@ def test_the_worker_reads_deep_and_shows_how_far_it_is(good: bytes, tmp_path: Pa
         facts = reader.read_deep(file.fileno(), on_progress=seen.append)
     assert facts == deep_at(path)
     assert seen[-1] == len(good)
+
+
+def test_what_was_read_is_in_memory_neither_before_nor_after(tmp_path: Path, reader: Reader) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": {"w": torch.zeros(3 << 20)}}, path)
+    with path.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+
+        def is_in_memory(offset: int) -> bool:
+            try:
+                return os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+            except BlockingIOError:
+                return False
+
+        places = range(0, path.stat().st_size, 1 << 20)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if any(map(is_in_memory, places)):
+            pytest.skip("a file system that is memory")
+        file.read()
+        assert any(map(is_in_memory, places))
+        assert reader.read_deep(file.fileno()).problem is None
+        assert not any(map(is_in_memory, places))
 
 
 def test_a_rate_bounds_the_reading(tmp_path: Path, reader: Reader) -> None:

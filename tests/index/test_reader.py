@@ -7,18 +7,22 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ckpt_indexer import layout, read_index
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, IndexTooNew, RootUnusable
-from ckpt_indexer.index import reader
+from ckpt_indexer.index import codec, reader
 from ckpt_indexer.index.store import Store
 from tests.index.entries import entry
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+def index_bytes(root: Path) -> bytes:
+    return (root / layout.INDEX_NAME).read_bytes()
 
 
 def test_what_a_store_wrote_is_read(tmp_path: Path) -> None:
@@ -47,6 +51,64 @@ def test_the_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
     second = read_index(tmp_path)
     assert (second.generation, first.generation) == (2, 1)
     assert read_index(tmp_path) is second
+
+
+def test_of_an_index_that_changed_only_what_changed_is_decoded_again(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.commit([entry("gone.ckpt"), entry("same.ckpt"), entry("other.ckpt")])
+    read_index(tmp_path)
+    store.commit([entry("late.ckpt")])
+    before = read_index(tmp_path).entries  # the first that is known piece by piece
+    store.commit([entry("other.ckpt", epoch=1), entry("new.ckpt")], ["gone.ckpt"])
+    now = read_index(tmp_path).entries
+    assert now == {
+        key: codec.decode_entry(raw) for key, raw in codec.decode_index(index_bytes(tmp_path), "").entries.items()
+    }
+    assert list(now) == ["same.ckpt", "other.ckpt", "late.ckpt", "new.ckpt"]
+    assert {key for key in now if now[key] is before.get(key)} == {"same.ckpt", "late.ckpt"}
+    assert (before["other.ckpt"].epoch, now["other.ckpt"].epoch) == (None, 1)
+
+
+def test_an_entry_edited_by_hand_is_noticed_though_its_generation_stayed(tmp_path: Path) -> None:
+    Store(str(tmp_path)).commit([entry("x.ckpt", epoch=1), entry("y.ckpt")])
+    for epoch in (1, 2, 3):
+        document = json.loads(index_bytes(tmp_path))
+        document["entries"]["x.ckpt"]["epoch"] = epoch
+        (tmp_path / layout.INDEX_NAME).write_text(json.dumps(document, indent=epoch))
+        assert {key: e.epoch for key, e in read_index(tmp_path).entries.items()} == {"x.ckpt": epoch, "y.ckpt": None}
+
+
+def test_an_entry_that_became_unreadable_leaves_the_others_there_and_comes_back(tmp_path: Path) -> None:
+    Store(str(tmp_path)).commit([entry("x.ckpt"), entry("y.ckpt")])
+    good = index_bytes(tmp_path)
+    bad = good.replace(b'"status":"ok"', b'"status":"of a kind that is not known here"', 1)
+    for content, keys in ((good, ["x.ckpt", "y.ckpt"]), (bad, ["y.ckpt"]), (bad + b" ", ["y.ckpt"]), (good, None)):
+        (tmp_path / layout.INDEX_NAME).write_bytes(content)
+        assert list(read_index(tmp_path).entries) == (keys or ["x.ckpt", "y.ckpt"])
+
+
+def test_what_a_caller_takes_out_of_a_view_is_there_again_when_the_index_changed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for number in range(3):
+        store.commit([entry("x.ckpt"), entry(f"{number}.ckpt")])
+        entries = read_index(tmp_path).entries
+        assert entries.pop("x.ckpt") == codec.decode_entry(store.entries["x.ckpt"])
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 3)), min_size=2, max_size=6))
+@settings(max_examples=50)
+def test_however_often_it_changed_an_index_is_read_as_by_one_who_never_saw_it_before(
+    contents: list[dict[str, int]],
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        store = Store(root)
+        for content in contents:
+            changed = [entry(f"{key}.ckpt", epoch=epoch) for key, epoch in content.items()]
+            store.commit(changed, store.entries.keys() - {e.path for e in changed})
+            path = os.path.join(root, layout.INDEX_NAME)
+            anew, _ = reader._decode(index_bytes(Path(root)), root, path, None)
+            assert list(read_index(root).entries.items()) == list(anew.entries.items())
+
 
 
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
