@@ -9,7 +9,6 @@ part of UTF-8 is written ``\xHH`` and a backslash ``\\``; every other character 
 
 from __future__ import annotations
 
-import posixpath
 import re
 from typing import NamedTuple
 
@@ -38,6 +37,8 @@ def to_key(path: str) -> str:
     >>> to_key("a/b.ckpt"), to_key("a\\b"), to_key("\udcff.ckpt")
     ('a/b.ckpt', 'a\\\\b', '\\xff.ckpt')
     """
+    if path.isascii() and "\\" not in path:
+        return path  # nearly always, and four times as fast to see
     return _ESCAPE.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\x{ord(m[0]) - 0xDC00:02x}", path)
 
 
@@ -47,6 +48,8 @@ def to_path(key: str) -> str:
     >>> to_path('a\\\\b\\xff') == "a\\b\udcff"
     True
     """
+    if "\\" not in key:
+        return key
     return _UNESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), key)
 
 
@@ -143,7 +146,7 @@ def ancestors(path: str) -> list[str]:
     """
     found = []
     while path:
-        path = posixpath.dirname(path).rstrip("/")
+        path = path.rpartition("/")[0].rstrip("/")
         found.append(path)
     return found
 

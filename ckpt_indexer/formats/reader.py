@@ -87,6 +87,11 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the worker process, if there is none; a failure is told when something is read."""
+        with contextlib.suppress(_WorkerDied):
+            self._started()
+
     def read_checkpoint(self, descriptor: int) -> Facts:
         """Read a checkpoint's header; the problem says why where that is not possible."""
         try:

@@ -355,6 +355,7 @@ class _Session:
             log.info("daemon_ready", entries=sum(counts.values()), generation=self._indexer.store.generation, **counts)
             self._manager.ready(self._status_line())
             self._observer.test_soon()
+            self._indexer.warm_up()
 
     def _commit_due(self) -> float:
         """Give the moment from which on what changed is to be written."""

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from ckpt_indexer import layout
 from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
@@ -85,11 +85,15 @@ class Examiner:
         for reader in self._readers:
             reader.close()
 
+    def warm_up(self) -> None:
+        """Start this thread's worker process now: the first checkpoint would wait for it."""
+        self._reader().start()
+
     def examine(self, key: str, found: Found, *, force: bool = False) -> Examined:
         """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too."""
         # Newer than the scan's: an earlier examination of this key may have written the sidecar since.
-        stamp = found.stamp._replace(sidecar=self._stat_sidecar(key))
-        found = found._replace(stamp=stamp)
+        stamp = replace(found.stamp, sidecar=self._stat_sidecar(key, found.stamp.sidecar))
+        found = replace(found, stamp=stamp)
         if found.problem is not None:
             problem = Problem.of(*found.problem)
             return self._finished(found, bare_entry(key, stamp.fingerprint, stamp.link_target, problem))
@@ -125,22 +129,22 @@ class Examiner:
     def _examine(self, key: str, found: Found, source: _Source, *, force: bool) -> Examined:
         looked_at_ns = time.time_ns()
         before = source.fingerprint()
-        stamp = found.stamp._replace(fingerprint=before)
-        found = found._replace(stamp=stamp)
+        stamp = replace(found.stamp, fingerprint=before)
+        found = replace(found, stamp=stamp)
         try:
             run = self._run(key, stamp)
         except OSError:
-            run, found = None, found._replace(stamp=stamp._replace(run=None))  # made again: it differs from its stamp
+            run, found = None, replace(found, stamp=replace(stamp, run=None))  # made again: it differs from its stamp
         document, ours, invalid = self._document(key, found, source, before, run, force=force)
         if source.fingerprint() != before:
             problem = Problem.of("unsettled", "it changed while it was read")
             return self._finished(found, bare_entry(key, before, stamp.link_target, problem))
         if document.indexer is None or document.indexer.config_fingerprint is None:
             # Its configuration could not be read: the entry must not look as if it had been.
-            found = found._replace(stamp=found.stamp._replace(config=None))
+            found = replace(found, stamp=replace(found.stamp, config=None))
         if invalid is not None and invalid.code == "io-error":
             # Nor its sidecar: it may be somebody's, and valid.
-            found = found._replace(stamp=found.stamp._replace(sidecar=None))
+            found = replace(found, stamp=replace(found.stamp, sidecar=None))
         entry = entry_of(document, key, before, stamp.link_target)
         entry.metadata_problem = invalid
         age_ns = looked_at_ns - before[1]
@@ -154,7 +158,7 @@ class Examiner:
             return self._finished(found, entry, look_again_s=look_again_s)
         if entry.status == "corrupt" and ours is _STALE and self._write_sidecars:
             self._unlink(layout.sidecar_path(layout.to_path(key)))
-            found = found._replace(stamp=found.stamp._replace(sidecar=None))
+            found = replace(found, stamp=replace(found.stamp, sidecar=None))
         wanted = entry.status in ("ok", "unsupported") and self._write_sidecars
         if ours is _FOREIGN:
             entry.metadata_file = layout.sidecar_path(key)
@@ -162,13 +166,16 @@ class Examiner:
             return self._written(key, found, entry, document, look_again_s=look_again_s)
         return self._finished(found, entry, look_again_s=look_again_s)
 
-    def _stat_sidecar(self, key: str) -> Fingerprint | None:
+    def _stat_sidecar(self, key: str, scanned: Fingerprint | None) -> Fingerprint | None:
+        """Fingerprint the sidecar as it is now; where the disk does not say, as it was *scanned*."""
         folder, _, name = layout.sidecar_path(layout.to_path(key)).rpartition("/")
         try:
             with opened_folder(self.root, folder) as folder_fd:
                 return _fingerprint_at(folder_fd, name)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:
+            return scanned
 
     def _document(
         self, key: str, found: Found, source: _Source, fingerprint: Fingerprint, run: Run | None, *, force: bool
@@ -232,11 +239,11 @@ class Examiner:
                     return self._finished(found, entry, look_again_s=0.0)
                 # Not durable: after a power cut a lost or empty sidecar is made again from the checkpoint.
                 sidecar = replace_file(folder_fd, name, encode_sidecar(document), durable=False)
-            stamp, wrote = stamp._replace(sidecar=sidecar), True
+            stamp, wrote = replace(stamp, sidecar=sidecar), True
             entry.metadata_file = layout.sidecar_path(key)
         except OSError as error:
             entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
-        examined = self._finished(found._replace(stamp=stamp), entry, look_again_s=look_again_s)
+        examined = self._finished(replace(found, stamp=stamp), entry, look_again_s=look_again_s)
         return examined._replace(wrote_sidecar=wrote)
 
     def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
@@ -301,7 +308,7 @@ class Examiner:
             with self._lock:
                 _remember(self._runs, cached, run, RUNS_CACHED_MAX)
         if self._lookup is not None and run.run_path is not None and (remote := self._lookup(run.run_path)) is not None:
-            run = msgspec.structs.replace(run, config={**remote.config, **run.config})
+            run = replace(run, config={**remote.config, **run.config})
         return run if wandb.belongs(run, layout.to_path(key), stamp.fingerprint[1]) else None
 
     def _reader(self) -> Reader:

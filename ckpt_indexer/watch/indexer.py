@@ -105,6 +105,10 @@ class Indexer:
         """Whether nothing is left to do but to commit."""
         return not self.todo and not self._in_flight
 
+    def warm_up(self) -> None:
+        """Have a worker process ready for the next checkpoint."""
+        self._pool.submit(self.examiner.warm_up)
+
     def load(self) -> bool:
         """Take over what the index on disk says, if somebody else wrote it; say whether that was so.
 

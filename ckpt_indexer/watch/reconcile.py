@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ckpt_indexer.watch.scan import Found, Snapshot, Stamp
 
 
+FEW = 32  # places; a text is compared with so many in the time that looking up its folders takes
+
+
 class Plan(NamedTuple):
     """What to do, decided before any of it is done."""
 
@@ -37,31 +40,37 @@ def reconcile(
     be looked at stays: a transient error is no deletion.
     """
     read = {key: found for key, found in snapshot.found.items() if known.get(key) != found.stamp}
-    scope, unseen = Scope(places), Scope(snapshot.unseen)
-    # Places that are checkpoints, the rule while events come, can only take out themselves: no walk over all entries.
     own = [layout.to_key(place) for place in places]
+    scope, unseen = Scope(own), Scope([layout.to_key(path) for path in snapshot.unseen])
+    # Places that are checkpoints, the rule while events come, can only take out themselves: no walk over all entries.
     candidates = [k for k in own if k in known] if all(layout.is_checkpoint(p, suffixes) for p in places) else known
-    remove = [
-        key
-        for key in candidates
-        if key not in snapshot.found and scope.covers(path := layout.to_path(key)) and not unseen.covers(path)
-    ]
+    found = snapshot.found
+    remove = [key for key in candidates if key not in found and scope.covers(key) and not unseen.covers(key)]
     return Plan(read, remove, dict(snapshot.orphans))
 
 
 class Scope:
-    """A set of places, each with everything below it."""
+    """A set of places, each with everything below it; of paths or of keys, whichever it is then asked about."""
 
     def __init__(self, places: Collection[str]) -> None:
         self._places = frozenset(places)
+        self._is_all = "" in self._places
+        self._is_few = len(self._places) <= FEW
+        self._starts = tuple(f"{place}/" for place in self._places) if self._is_few else ()
 
     def covers(self, path: str) -> bool:
         """Say whether *path* is one of the places or stands below one.
 
+        It is asked of every entry for each new folder, and of every link for each event: quick for few places.
+
         >>> Scope(["a/b"]).covers("a/b/c.ckpt"), Scope(["a/b"]).covers("a/bc.ckpt"), Scope([]).covers("a")
         (True, False, False)
         """
-        return path in self._places or any(folder in self._places for folder in layout.ancestors(path))
+        if self._is_all or path in self._places:
+            return True
+        if self._is_few:
+            return path.startswith(self._starts)
+        return any(folder in self._places for folder in layout.ancestors(path))
 
 
 def places_linked_to(places: Collection[str], links: Mapping[str, str]) -> set[str]:
@@ -70,5 +79,5 @@ def places_linked_to(places: Collection[str], links: Mapping[str, str]) -> set[s
     >>> sorted(places_linked_to({"a/e.ckpt"}, {"a/last.ckpt": "a/e.ckpt", "b/last.ckpt": "b/e.ckpt"}))
     ['a/e.ckpt', 'a/last.ckpt']
     """
-    scope = Scope(places)
-    return {*places, *(layout.to_path(key) for key, target in links.items() if scope.covers(layout.to_path(target)))}
+    scope = Scope([layout.to_key(place) for place in places])
+    return {*places, *(layout.to_path(key) for key, target in links.items() if scope.covers(target))}

@@ -13,14 +13,18 @@ import stat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+from msgspec.structs import replace
+
 from ckpt_indexer import layout
 from ckpt_indexer.disk import fingerprint_of
 from ckpt_indexer.metadata import wandb
+from ckpt_indexer.model import Fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from ckpt_indexer.model import Entry, Fingerprint
+    from ckpt_indexer.model import Entry
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -30,7 +34,11 @@ _OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOL
 NO_FINGERPRINT: Fingerprint = (0, 0, 0)
 
 
-class Stamp(NamedTuple):
+# A pass makes one stamp for each checkpoint. The garbage collector is not told of them (``gc=False``): it would go
+# through all of them several times in each pass, a third of its time, and texts and numbers hold no cycle to be found.
+
+
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """What decides whether a checkpoint has to be looked at again."""
 
     fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
@@ -52,7 +60,7 @@ def stamp_of(entry: Entry) -> Stamp:
     return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run)
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """A checkpoint as the scan found it."""
 
     stamp: Stamp
@@ -119,6 +127,7 @@ class _Walk:
         self.unseen: dict[str, str] = {}
         self.temporaries: list[str] = []
         self.folders = 0
+        self.arounds: dict[str, _Around] = {}  # of places in a folder, by that folder
         self.runs: dict[str, wandb.RunStat | None] = {}  # by their oldest folder
 
     def look_at(self, place: str) -> None:
@@ -128,7 +137,7 @@ class _Walk:
         is_checkpoint = layout.is_checkpoint(posixpath.basename(place), self.suffixes)
         try:
             around = self._around(place)
-            status = _lstat_at(os.path.join(self.root, place))
+            status = _lstat_at(f"{self.root}/{place}")
             sidecar = self._stat_sidecar(place) if is_checkpoint else None
         except OSError as error:
             # Nothing is known of it now, least of all that it is gone, or that its sidecar is an orphan.
@@ -153,7 +162,7 @@ class _Walk:
             inner: list[str] = []
             prefix = f"{folder}/" if folder else ""
             try:
-                with os.scandir(os.path.join(self.root, folder)) as entries:
+                with os.scandir(f"{self.root}/{folder}") as entries:
                     for entry in entries:
                         name = entry.name
                         if name.endswith(self.suffixes):
@@ -173,15 +182,22 @@ class _Walk:
                             self.temporaries.append(prefix + name)
                 if layout.HYDRA_FOLDER in inner:
                     config = self._config_at(f"{prefix}{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}") or config
-                around = _Around(config, around.runs)
                 if wandb.FOLDER in inner:
                     around = _Around(config, {**around.runs, folder: wandb.list_runs(self.root, folder)})
+                elif config is not around.config:
+                    around = _Around(config, around.runs)
             except OSError as error:
                 if error.errno not in _GONE or not folder:
                     self._note_unseen(folder, error)
                 continue
             for name, status in checkpoints:
-                self._checkpoint(prefix + name, status, sidecars.pop(name, None), around)
+                sidecar = sidecars.pop(name, None)
+                if stat.S_ISREG(status.st_mode) and not around.runs:
+                    # Nearly all are so, and what `_checkpoint` does more costs as much again as the system's stat.
+                    stamp = Stamp(fingerprint_of(status), None, sidecar, config)
+                    self.found[layout.to_key(prefix + name)] = Found(stamp, None, False, status.st_nlink > 1)
+                else:
+                    self._checkpoint(prefix + name, status, sidecar, around)
             self.orphans.update((layout.to_key(prefix + name), print_) for name, print_ in sidecars.items())
             waiting += [(prefix + name, around) for name in inner]
 
@@ -207,19 +223,19 @@ class _Walk:
         if stat.S_ISLNK(status.st_mode):
             return self._link(path, stamp)
         if stat.S_ISDIR(status.st_mode):
-            return Found(stamp._replace(fingerprint=fingerprint_of_folder(self.root, path)), is_folder=True)
+            return Found(replace(stamp, fingerprint=fingerprint_of_folder(self.root, path)), is_folder=True)
         kind = "FIFO" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
         return Found(stamp, ("not-a-file", f"this is a {kind}"))
 
     def _link(self, path: str, stamp: Stamp) -> Found:
         """Follow a link, of which *stamp* knows what is around it, as far as the tree goes."""
-        full = os.path.join(self.root, path)
+        full = f"{self.root}/{path}"
         try:
             written = os.readlink(full)
             real = os.path.realpath(full, strict=True)
             target = os.stat(real, follow_symlinks=False)
         except OSError as error:
-            stamp = stamp._replace(link_target=_readable_link(full))
+            stamp = replace(stamp, link_target=_readable_link(full))
             if error.errno == errno.ELOOP:
                 return Found(stamp, ("link-loop", "the link leads back to itself"))
             if error.errno in _GONE:
@@ -227,25 +243,34 @@ class _Walk:
             return Found(stamp, ("io-error", error.strerror or str(error)))
         if not real.startswith(self.real_root.rstrip("/") + "/"):
             return Found(
-                stamp._replace(link_target=layout.to_key(written)), ("link-outside", "the link leaves the outputs root")
+                replace(stamp, link_target=layout.to_key(written)), ("link-outside", "the link leaves the outputs root")
             )
         inside = os.path.relpath(real, self.real_root)
-        stamp = stamp._replace(fingerprint=fingerprint_of(target), link_target=layout.to_key(inside))
+        stamp = replace(stamp, fingerprint=fingerprint_of(target), link_target=layout.to_key(inside))
         if stat.S_ISDIR(target.st_mode):
             if layout.is_below(path, inside):  # its sidecar would be one of its files, and change it with each writing
                 return Found(stamp, ("link-loop", "the link leads to a folder that it stands in"))
-            return Found(stamp._replace(fingerprint=fingerprint_of_folder(self.root, inside)), is_folder=True)
+            return Found(replace(stamp, fingerprint=fingerprint_of_folder(self.root, inside)), is_folder=True)
         if not stat.S_ISREG(target.st_mode):
             return Found(stamp, ("not-a-file", "the link's target is no regular file"))
         return Found(stamp)
 
     def _stat_sidecar(self, path: str) -> Fingerprint | None:
-        status = _lstat_at(os.path.join(self.root, layout.sidecar_path(path)), _OUT_OF_REACH)
+        status = _lstat_at(f"{self.root}/{layout.sidecar_path(path)}", _OUT_OF_REACH)
         return None if status is None else fingerprint_of(status)
 
     def _around(self, place: str) -> _Around:
-        runs = {folder: wandb.list_runs(self.root, folder) for folder in layout.ancestors(place)}
-        return _Around(self._config_above(place), {folder: found for folder, found in runs.items() if found})
+        above = layout.ancestors(place)
+        if above[0] in self.arounds:  # a burst leaves hints for many files of one folder
+            return self.arounds[above[0]]
+        runs = {}
+        for folder in above:
+            # Asked first, because it is rarely there, and to be told so by opening it takes ten times as long.
+            if _lstat_at(f"{self.root}/{folder}/{wandb.FOLDER}", _OUT_OF_REACH) is not None:
+                runs[folder] = wandb.list_runs(self.root, folder)
+        around = _Around(self._config_above(above), {folder: found for folder, found in runs.items() if found})
+        self.arounds[above[0]] = around
+        return around
 
     def _run(self, path: str, around: _Around) -> tuple[str, Fingerprint] | None:
         """Find the Weights & Biases run that the checkpoint belongs to, as far as names tell."""
@@ -260,9 +285,9 @@ class _Walk:
         status = self.runs[folders[0]]
         return None if status is None else (layout.to_key(folders[0]), status.fingerprint)
 
-    def _config_above(self, place: str) -> tuple[str, Fingerprint] | None:
-        """Find the nearest configuration above *place*; in one folder, Hydra's own record wins."""
-        for folder in layout.ancestors(place):
+    def _config_above(self, above: list[str]) -> tuple[str, Fingerprint] | None:
+        """Find the nearest configuration in the folders *above*; in one folder, Hydra's own record wins."""
+        for folder in above:
             prefix = f"{folder}/" if folder else ""
             for name in (f"{layout.HYDRA_FOLDER}/{layout.CONFIG_NAME}", layout.CONFIG_NAME):
                 config = None if wandb.is_own_file(prefix + name) else self._config_at(prefix + name)
@@ -271,7 +296,7 @@ class _Walk:
         return None
 
     def _config_at(self, path: str) -> tuple[str, Fingerprint] | None:
-        status = _lstat_at(os.path.join(self.root, path), _OUT_OF_REACH)
+        status = _lstat_at(f"{self.root}/{path}", _OUT_OF_REACH)
         if status is None or not stat.S_ISREG(status.st_mode):
             return None
         return (layout.to_key(path), fingerprint_of(status))

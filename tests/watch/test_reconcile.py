@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckpt_indexer import layout
 from ckpt_indexer.watch.hints import EVERYTHING, HINTS_MAX, Hints
-from ckpt_indexer.watch.reconcile import Scope, places_linked_to, reconcile
+from ckpt_indexer.watch.reconcile import FEW, Scope, places_linked_to, reconcile
 from ckpt_indexer.watch.scan import Found, Snapshot, Stamp
 
 KEYS = st.sampled_from(["a.ckpt", "x/a.ckpt", "x/b.ckpt", "x/y/a.ckpt", "xy/a.ckpt"])
@@ -46,6 +48,21 @@ def test_nothing_below_a_folder_that_could_not_be_looked_at_is_removed(
 ) -> None:
     plan = reconcile(snapshot(found, {"x": "Input/output error"}), known)
     assert [key for key in plan.remove if key.startswith("x/")] == []
+
+
+@pytest.mark.parametrize("others", [0, FEW], ids=["few places", "many places"])
+@given(st.sets(st.sampled_from(["", "x", "x/y", "xy", "a.ckpt", "x/b.ckpt"])), KEYS)
+def test_a_scope_covers_its_places_and_what_stands_below_them(others: int, places: set[str], key: str) -> None:
+    more = {f"other/{number}" for number in range(others + 1)}
+    assert Scope(places | more).covers(key) == any(layout.is_below(key, place) for place in places)
+
+
+def test_places_are_paths_and_entries_are_keys() -> None:
+    stamp = Stamp((1, 1, 1))
+    found = snapshot({}, {"\udcfe": "Input/output error"})
+    known: dict[str, Stamp | None] = {"\\xff/a.ckpt": stamp, "\\xfe/a.ckpt": stamp}
+    assert reconcile(found, known, ["\udcff", "\udcfe"]).remove == ["\\xff/a.ckpt"]
+    assert places_linked_to({"\udcff"}, {"l\\\\.ckpt": "\\xff/a.ckpt"}) == {"\udcff", "l\\.ckpt"}
 
 
 def test_an_entry_that_has_to_be_made_again_is_read_though_its_stamp_is_unknown() -> None:

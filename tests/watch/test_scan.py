@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ from ckpt_indexer.watch.scan import Found, Stamp, scan
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def put(path: Path, data: bytes = b"x") -> Path:
@@ -40,6 +44,55 @@ def test_a_stamp_holds_the_fingerprints_of_checkpoint_sidecar_and_nearest_config
     for place, found in expected.items():
         assert scan(str(tmp_path), [place]).found == {place: found}
     assert scan(str(tmp_path), ["run"]).found == {"run/checkpoints/a.ckpt": expected["run/checkpoints/a.ckpt"]}
+
+
+def test_everything_at_once_and_each_place_by_itself_give_the_same(tmp_path: Path) -> None:
+    plain = put(tmp_path / "run/a.ckpt")
+    twin = put(tmp_path / "run/twin.ckpt")
+    os.link(twin, tmp_path / "run/twin-2.ckpt")
+    (tmp_path / "run/last.ckpt").symlink_to("a.ckpt")
+    (tmp_path / "run/lost.ckpt").symlink_to("nowhere.ckpt")
+    os.mkfifo(tmp_path / "run/pipe.ckpt")
+    put(tmp_path / "run/s.ckpt/x.pt")
+    put(tmp_path / "run/a.ckpt.metadata.yaml")
+    put(tmp_path / "run/.hydra/config.yaml")
+    put(tmp_path / "logged/wandb/run-20261121_070633-el1e2may/run-el1e2may.wandb")
+    put(tmp_path / "logged/checkpoints/e.ckpt")
+    put(tmp_path / "logged/checkpoints/f.ckpt")
+    found = scan(str(tmp_path)).found
+    names = {"a", "twin", "twin-2", "last", "lost", "pipe", "s"}
+    assert set(found) == {f"run/{name}.ckpt" for name in names} | {f"logged/checkpoints/{name}.ckpt" for name in "ef"}
+    assert scan(str(tmp_path), list(found)).found == found
+    for key in found:
+        assert scan(str(tmp_path), [key]).found == {key: found[key]}
+    assert {key for key, each in found.items() if each.has_twins} == {"run/twin.ckpt", "run/twin-2.ckpt"}
+    assert {key for key, each in found.items() if each.stamp.run is not None} == {
+        "logged/checkpoints/e.ckpt",
+        "logged/checkpoints/f.ckpt",
+    }
+    assert found["run/last.ckpt"].stamp.fingerprint == fingerprint_of(plain.stat())
+
+
+def test_a_checkpoint_whose_surroundings_cannot_be_looked_at_is_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "run/a.ckpt")
+    lstat = os.lstat
+
+    def failing(path: str) -> os.stat_result:
+        if path.endswith("/wandb"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", failing)
+    snapshot = scan(str(tmp_path), ["run/a.ckpt"])
+    assert (snapshot.found, snapshot.unseen) == ({}, {"run/a.ckpt": "Input/output error"})
+
+
+def test_what_a_pass_makes_for_each_checkpoint_is_unknown_to_the_garbage_collector(tmp_path: Path) -> None:
+    put(tmp_path / "a.ckpt")
+    found = scan(str(tmp_path)).found["a.ckpt"]
+    assert (gc.is_tracked(found), gc.is_tracked(found.stamp)) == (False, False)
 
 
 def test_linked_folders_are_not_walked_and_sharded_folders_are_one_checkpoint(tmp_path: Path) -> None:

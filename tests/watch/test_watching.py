@@ -69,7 +69,7 @@ def epoch_of(root: Path, key: str) -> int | None:
 def injected(daemon: Daemon, fault: str) -> Iterator[None]:
     """Make the emitter's next read of the kernel's events go wrong; only its thread is traced, not its successor's."""
     tasks = {int(task.name) for task in Path(f"/proc/{daemon.process.pid}/task").iterdir()}
-    (emitter,) = tasks - {daemon.process.pid}  # nothing has been read yet: there is no other thread
+    emitter = min(tasks - {daemon.process.pid})  # the first that was started; the other one reads checkpoints
     command = [
         "strace",
         "-p",
