@@ -70,7 +70,7 @@ def load_settings(
     """
     values: dict[str, Any] = {}
     if config_file is not None:
-        values.update(_read_file(os.fspath(config_file)))
+        values.update(read_settings_file(os.fspath(config_file)))
     for name in Settings.model_fields:
         variable = ENVIRONMENT_PREFIX + name.upper()
         if variable in environment:
@@ -83,7 +83,13 @@ def load_settings(
         raise SettingInvalid(setting=".".join(map(str, first["loc"])), reason=first["msg"]) from None
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def read_settings_file(path: str) -> dict[str, Any]:
+    """Read a YAML file of settings by their names.
+
+    Raises:
+        SettingInvalid: it cannot be read, or is no mapping.
+
+    """
     try:
         with open(path, "rb") as file:
             content = yaml.load(file.read(_FILE_MAX), Loader=yaml.CSafeLoader)

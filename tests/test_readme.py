@@ -21,6 +21,7 @@ from ckpt_indexer.cli import cli
 from ckpt_indexer.metadata.schema import Indexer
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, Settings
 from ckpt_indexer.watch.log import EVENTS
+from ckpt_indexer.web.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +103,11 @@ def test_every_setting_stands_in_the_table_with_flag_variable_key_and_default() 
         default = str(field.default).lower() if field.annotation is bool else str(field.default or layout.SUFFIXES[0])
         expected.append([flags, [ENVIRONMENT_PREFIX + name.upper()], [name], [default]])
     assert rows == expected
+
+
+def test_every_setting_of_the_server_stands_in_its_table() -> None:
+    rows = [codes(row[0])[0] for row in table("| key | default | of `serve` |")]
+    assert rows == list(ServerSettings.model_fields)
 
 
 def test_every_command_stands_in_the_table_with_all_its_flags() -> None:

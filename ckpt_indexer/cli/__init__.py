@@ -21,6 +21,7 @@ _COMMANDS = {
     "validate": "Check checkpoints for damage.",
     "list": "List the checkpoints in the index.",
     "show": "Show one checkpoint.",
+    "serve": "Serve the index: a page and an HTTP API.",
     "status": "Show the daemon's and the index's state.",
     "sync": "Wait until the index holds all that was written before.",
 }

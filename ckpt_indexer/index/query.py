@@ -29,7 +29,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "==": operator.eq,
     "!=": operator.ne,
 }  # fmt: skip
-_ALIASES = {
+ALIASES = {
     "modified_time": "mtime",
     "size": "size_bytes",
     "key": "path",
@@ -136,7 +136,7 @@ def value_of(entry: Entry, field: str) -> Any:
 @functools.lru_cache(maxsize=64)  # more fields than any query names
 def _reader_of(field: str) -> Callable[[Entry], Any]:
     """Make out once, for all entries, what a field means."""
-    name = _ALIASES.get(field, field)
+    name = ALIASES.get(field, field)
     head, _, rest = name.partition(".")
     if name == "monitor.value":
         return lambda entry: None if entry.monitor is None else to_float(entry.monitor.value)
@@ -153,7 +153,7 @@ def _reader_of(field: str) -> Callable[[Entry], Any]:
 
 def _checked(field: str, text: str, what: str) -> str:
     """Accept every field there is, and every name that may be a metric's."""
-    head, dot, rest = _ALIASES.get(field, field).partition(".")
+    head, dot, rest = ALIASES.get(field, field).partition(".")
     if head == "metrics":
         is_field = bool(rest)
     elif head in FIELDS and dot:

@@ -187,4 +187,3 @@ def _decode_changed(encoded: dict[str, msgspec.Raw], known: _Known) -> dict[str,
         key: entry if entry is not None and raw == known_raw else codec.decode_entry(raw)
         for (key, raw), known_raw, entry in zip(encoded.items(), known_raws, known_entries, strict=True)
     }
-

@@ -18,7 +18,7 @@ from tests.benchmarks.measure import environment
 from tests.benchmarks.report import Row, table, write_json, write_plots
 
 # In the order of the targets; each has ``run(scratch, *, is_small) -> list[Row]``.
-BENCHMARKS = ("reading", "catalogue", "listing", "arrival", "burst", "passes", "resident", "deep")
+BENCHMARKS = ("reading", "catalogue", "listing", "arrival", "burst", "passes", "resident", "deep", "serving", "page")
 
 
 def main() -> None:

@@ -110,7 +110,6 @@ def test_however_often_it_changed_an_index_is_read_as_by_one_who_never_saw_it_be
             assert list(read_index(root).entries.items()) == list(anew.entries.items())
 
 
-
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
     for i in range(reader.CACHED_MAX + 3):
         root = tmp_path / str(i)

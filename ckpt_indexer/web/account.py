@@ -1,0 +1,65 @@
+"""What the daemon says of itself, as a reader of the root sees it.
+
+The file and the lock are described in ``watch/state.py``, which this layer may not import; unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+import msgspec
+
+from ckpt_indexer import layout
+from ckpt_indexer.disk import opened_file
+
+_ACCOUNT_MAX = 1 << 20  # bytes
+
+
+class Reason(msgspec.Struct):
+    """Why the index may be behind the disk, and what helps."""
+
+    code: str
+    message: str
+    cure: str = ""
+
+
+class Account(msgspec.Struct):
+    """The daemon's own account; what it says holds while it is alive."""
+
+    state: str = "stopped"
+    reasons: list[Reason] = []
+    started: str | None = None  # ISO 8601, UTC
+    last_pass: str | None = None
+    overflows: int = 0
+    rebuilds: int = 0  # of the watches
+    watches: int = 0
+    index_writes: int = 0
+    is_alive: bool = False  # never from the file
+
+
+def read_account(root: str) -> Account:
+    """Read the daemon's account; without a daemon that is alive its state is ``stopped``."""
+    account = Account()
+    with contextlib.suppress(OSError, msgspec.MsgspecError), opened_file(root, layout.DAEMON_STATE_NAME) as descriptor:
+        account = msgspec.json.decode(os.read(descriptor, _ACCOUNT_MAX), type=Account)
+    account.is_alive = _is_locked(root)
+    if not account.is_alive:
+        account.state, account.reasons = "stopped", []
+    elif account.state == "stopped":
+        account.state = "degraded"
+        account.reasons = [Reason("state-unwritable", "the daemon's state cannot be read", "make room")]
+    return account
+
+
+def _is_locked(root: str) -> bool:
+    try:
+        with opened_file(root, layout.DAEMON_LOCK_NAME) as descriptor:
+            # Shared, so that two askers do not see each other; a starting daemon waits out the moment this takes.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -1,0 +1,126 @@
+"""The figures for Prometheus, put together when they are asked for.
+
+Names begin with ``ckpt_indexer_``, units are base units, and no label holds a path, a key or a run: their number has no
+bound. The daemon's figures come from its own account.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    StateSetMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from ckpt_indexer import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from ckpt_indexer.web.account import Account
+    from ckpt_indexer.web.catalog import Catalog
+    from ckpt_indexer.web.summary import Counts
+    from ckpt_indexer.web.traffic import Traffic
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STATES = ("ok", "polling", "degraded", "stopped")
+
+
+def encode_metrics(catalog: Catalog, counts: Counts, account: Account, traffic: Traffic) -> bytes:
+    """Write all figures in the text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once(catalog, counts, account, traffic))
+    return generate_latest(registry)
+
+
+class _Once(Collector):
+    def __init__(self, catalog: Catalog, counts: Counts, account: Account, traffic: Traffic) -> None:
+        self._catalog, self._counts, self._account, self._traffic = catalog, counts, account, traffic
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("ckpt_indexer_build", "The program.", value={"version": __version__})
+        yield from self._index()
+        yield from self._daemon()
+        yield from self._server()
+
+    def _index(self) -> Iterator[Metric]:
+        view, counts = self._catalog.view, self._counts
+        yield _gauge("index_up", "Whether there is an index that can be read.", float(self._catalog.error is None))
+        yield _gauge("index_generation", "The index's generation.", view.generation)
+        yield _gauge("index_size_bytes", "Size of the index.", self._catalog.size_bytes)
+        yield _gauge("index_last_updated_timestamp_seconds", "When it was written.", _seconds(view.last_updated))
+        yield _gauge("experiments", "Experiments in the index.", counts.experiments)
+        yield _gauge("metadata_coverage_ratio", "Share of the ok checkpoints with a sidecar.", counts.coverage)
+        number = GaugeMetricFamily("ckpt_indexer_checkpoints", "Checkpoints in the index.", labels=["status"])
+        size = GaugeMetricFamily("ckpt_indexer_checkpoint_size_bytes", "Their size together.", labels=["status"])
+        for status in counts.statuses:
+            number.add_metric([status], counts.statuses[status])
+            size.add_metric([status], counts.size_bytes[status])
+        yield from (number, size)
+
+    def _daemon(self) -> Iterator[Metric]:
+        account = self._account
+        yield _gauge("daemon_up", "Whether a daemon keeps the index.", float(account.is_alive))
+        states = {state: state == account.state for state in STATES}
+        yield StateSetMetricFamily("ckpt_indexer_daemon_state", "What the daemon says of itself.", value=states)
+        reasons = GaugeMetricFamily(
+            "ckpt_indexer_daemon_degraded", "Why the index may be behind the disk.", labels=["reason"]
+        )
+        for code in {reason.code for reason in account.reasons}:
+            reasons.add_metric([code], 1)
+        yield reasons
+        yield _gauge("daemon_start_timestamp_seconds", "When it was started.", _seconds(account.started))
+        yield _gauge("daemon_last_pass_timestamp_seconds", "Its last look at everything.", _seconds(account.last_pass))
+        yield _gauge("daemon_watches", "Its inotify watches.", account.watches)
+        yield _counter("daemon_overflows", "Overflows of its event queue.", account.overflows)
+        yield _counter("daemon_rebuilds", "How often it watched anew.", account.rebuilds)
+        yield _counter("daemon_index_writes", "How often it wrote the index.", account.index_writes)
+
+    def _server(self) -> Iterator[Metric]:
+        traffic = self._traffic
+        requests = CounterMetricFamily(
+            "ckpt_indexer_http_requests", "Answers, by route and status.", labels=["route", "status"]
+        )
+        for (route, status), count in sorted(traffic.requests.items()):
+            requests.add_metric([route, str(status)], count)
+        yield requests
+        seconds = HistogramMetricFamily(
+            "ckpt_indexer_http_request_duration_seconds", "Time to the answer, of streams to its begin.",
+            labels=["route"],
+        )  # fmt: skip
+        for route, buckets in sorted(traffic.seconds.items()):
+            seconds.add_metric([route], buckets.cumulated(), buckets.total)
+        yield seconds
+        streams = GaugeMetricFamily("ckpt_indexer_http_streams", "Streams that are open.", labels=["route"])
+        for route, count in sorted(Counter(traffic.streams).items()):
+            streams.add_metric([route], count)
+        yield streams
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"ckpt_indexer_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"ckpt_indexer_{name}", text, value=value)
+
+
+def _seconds(moment: str | None) -> float:
+    """Give a time as seconds since 1970; 0 where it is not known."""
+    try:
+        return dt.datetime.fromisoformat(moment).timestamp() if moment else 0.0
+    except ValueError:
+        return 0.0
