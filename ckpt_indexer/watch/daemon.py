@@ -384,7 +384,7 @@ class _Session:
         if committed is None:
             return
         self._state.index_writes += 1
-        self._pace.spend(time.monotonic(), committed.seconds)
+        self._pace.spend(time.monotonic(), committed.seconds, is_busy=not self._indexer.is_idle)
         log.info(
             "index_written",
             generation=committed.generation,

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from ckpt_indexer import read_index
-from ckpt_indexer.layout import SIDECAR_SUFFIX
 from tests.benchmarks.inputs import SMALL, make_checkpoint, make_tree
 from tests.benchmarks.measure import cpu_seconds_of, figure_of
 from tests.benchmarks.reading import read_floor
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUNDS = 3
+SIDECAR_BYTES = 3000  # as one of ours has
 
 
 def run(scratch: Path, *, is_small: bool) -> list[Row]:
@@ -36,6 +36,7 @@ def _burst(scratch: Path, checkpoint: Path, count: int) -> Row:
         root, outside = scratch / "outputs", scratch / "outside"
         root.mkdir()
         paths = make_tree(outside, checkpoint, count)
+        first = _floor(paths)
         with Daemon(root) as daemon:
             generation, before = _generation(root), cpu_seconds_of(daemon.process.pid)
             started = time.perf_counter()
@@ -45,7 +46,8 @@ def _burst(scratch: Path, checkpoint: Path, count: int) -> Row:
             cpu.append(cpu_seconds_of(daemon.process.pid) - before)
             writes = max(writes, _generation(root) - generation)
             missing += count - sum(entry.status == "ok" for entry in entries.values())
-        least.append(_floor([root / "moved" / path.relative_to(outside) for path in paths]))
+        # Before and after: whoever comes first finds the files' pages in nobody's cache.
+        least.append((first + _floor([root / "moved" / path.relative_to(outside) for path in paths])) / 2)
         shutil.rmtree(root)
     ours, floor = figure_of(seconds), figure_of(least)
     promises = [
@@ -62,11 +64,14 @@ def _generation(root: Path) -> int:
 
 
 def _floor(paths: list[Path]) -> float:
-    document = paths[0].with_name(paths[0].name + SIDECAR_SUFFIX).read_bytes()
+    document = bytes(SIDECAR_BYTES)
     started = time.process_time()
     for path in paths:
         read_floor(path)
-        sidecar, temporary = path.with_name(path.name + SIDECAR_SUFFIX), path.with_name("sidecar.tmp")
+        sidecar, temporary = path.with_name(path.name + ".floor"), path.with_name("sidecar.tmp")
         temporary.write_bytes(document)
         temporary.replace(sidecar)
-    return time.process_time() - started
+    seconds = time.process_time() - started
+    for path in paths:
+        path.with_name(path.name + ".floor").unlink()
+    return seconds
