@@ -1,44 +1,29 @@
-"""The unit file: systemd takes it, scores it, and it says what the daemon relies on."""
+"""The unit files: systemd takes them, scores them, and they say what daemon and server rely on."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-UNIT = Path(__file__).parents[1] / "systemd" / "ckpt-indexer@.service"
-INSTALLED = "/opt/ckpt-indexer/bin/ckpt-indexer"  # where the unit expects the console script
-EXPOSURE_MAX = 15  # tenths
+from tests.units import EXPOSURE_MAX, FOLDER, INSTALLED, analyze, instance_of, needs_systemd
+from tests.units import directives as directives_of
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNIT = FOLDER / "ckpt-indexer@.service"
+SERVICES = sorted(FOLDER.glob("*.service"))
 
 
 def directives() -> dict[str, list[str]]:
-    """Read the unit: directive -> its values, in order."""
-    found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
-        if line and not line.startswith(("#", "[")):
-            name, _, value = line.partition("=")
-            found.setdefault(name, []).append(value)
-    return found
+    return directives_of(UNIT)
 
 
-@pytest.fixture
-def instance(tmp_path: Path) -> Path:
-    """An instantiated copy, for the root /data/outputs, that starts a program which is here."""
-    text = UNIT.read_text()
-    assert text.count(INSTALLED) == 1
-    copy = tmp_path / "ckpt-indexer@data-outputs.service"
-    copy.write_text(text.replace(INSTALLED, sys.executable))
-    return copy
-
-
-def analyze(*arguments: str | Path) -> tuple[int, str]:
-    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture(params=SERVICES, ids=lambda unit: unit.name)
+def instance(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    assert request.param.read_text().count(INSTALLED) == 1
+    return instance_of(request.param, tmp_path)
 
 
 @needs_systemd
@@ -58,6 +43,17 @@ def test_a_unit_without_its_hardening_is_above_the_limit(instance: Path) -> None
     kept = [line for line in lines if not line.startswith(("Protect", "Private", "SystemCall", "Capability"))]
     instance.write_text("\n".join(kept))
     assert analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", instance)[0] == 1
+
+
+@pytest.mark.parametrize("unit", [*SERVICES, *FOLDER.glob("*.timer")], ids=lambda unit: unit.name)
+def test_a_comment_stands_above_every_directive(unit: Path) -> None:
+    lines = unit.read_text().splitlines()
+    bare = [
+        line
+        for above, line in zip(["", *lines], lines, strict=False)
+        if line and not line.startswith(("#", "[")) and not above.startswith("# ")
+    ]
+    assert bare == []
 
 
 def test_the_daemon_and_systemd_agree_on_the_protocol() -> None:
@@ -124,13 +120,3 @@ def test_the_service_has_no_network_and_no_privileges() -> None:
     }
     assert unit["User"] not in (["root"], [])
     assert "DynamicUser" not in unit
-
-
-def test_a_comment_stands_above_every_directive() -> None:
-    lines = UNIT.read_text().splitlines()
-    bare = [
-        line
-        for above, line in zip(["", *lines], lines, strict=False)
-        if line and not line.startswith(("#", "[")) and not above.startswith("# ")
-    ]
-    assert bare == []

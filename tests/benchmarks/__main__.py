@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument("benchmarks", nargs="*", choices=[*BENCHMARKS, []], help="which ones [default: all]")
     parser.add_argument("--small", action="store_true", help="small inputs, few rounds: to see that it works")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks"), help="folder for JSON and plots")
+    parser.add_argument("--output", type=Path, default=Path("build/benchmarks"), help="folder for JSON and plots")
     parser.add_argument("--scratch", type=Path, default=None, help="folder on the disk to measure [default: temporary]")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

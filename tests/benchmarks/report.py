@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -143,7 +144,7 @@ def write_plots(folder: Path, rows: list[Row]) -> list[Path]:
         axes.set_title(series)
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend()
-        path = folder / f"{series.replace(' ', '-')}.png"
+        path = folder / (re.sub(r"\W+", "-", series) + ".png")
         figure.savefig(path, dpi=110)
         plt.close(figure)
         paths.append(path)

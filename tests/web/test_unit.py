@@ -1,63 +1,15 @@
-"""The server's unit file: systemd takes it, scores it, and it lets the server read and nothing else."""
+"""The server's unit file: it says what the server relies on, and lets it read and nothing else."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+from tests.units import FOLDER, INSTALLED
+from tests.units import directives as directives_of
 
-import pytest
-
-UNIT = Path(__file__).parents[2] / "systemd" / "ckpt-indexer-web@.service"
-INSTALLED = "/opt/ckpt-indexer/bin/ckpt-indexer"  # where the unit expects the console script
-EXPOSURE_MAX = 15  # tenths
-
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+UNIT = FOLDER / "ckpt-indexer-web@.service"
 
 
 def directives() -> dict[str, list[str]]:
-    """Read the unit: directive -> its values, in order."""
-    found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
-        if line and not line.startswith(("#", "[")):
-            name, _, value = line.partition("=")
-            found.setdefault(name, []).append(value)
-    return found
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Path:
-    """An instantiated copy, for the root /data/outputs, that starts a program which is here."""
-    text = UNIT.read_text()
-    assert text.count(INSTALLED) == 1
-    copy = tmp_path / "ckpt-indexer-web@data-outputs.service"
-    copy.write_text(text.replace(INSTALLED, sys.executable))
-    return copy
-
-
-def analyze(*arguments: str | Path) -> tuple[int, str]:
-    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-@needs_systemd
-def test_systemd_finds_no_fault_in_an_instance_of_the_unit(instance: Path) -> None:
-    assert analyze("verify", "--man=no", instance) == (0, "")
-
-
-@needs_systemd
-def test_the_unit_exposes_less_than_the_limit(instance: Path) -> None:
-    code, said = analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", instance)
-    assert (code, said) == (0, said), said
-
-
-@needs_systemd
-def test_a_unit_without_its_hardening_is_above_the_limit(instance: Path) -> None:
-    lines = instance.read_text().splitlines()
-    kept = [line for line in lines if not line.startswith(("Protect", "Private", "SystemCall", "Capability"))]
-    instance.write_text("\n".join(kept))
-    assert analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", instance)[0] == 1
+    return directives_of(UNIT)
 
 
 def test_the_server_and_systemd_agree_on_the_protocol() -> None:
@@ -105,13 +57,3 @@ def test_a_stop_waits_for_what_the_server_grants_and_files_suffice_for_its_conne
     unit = directives()
     assert float(unit["TimeoutStopSec"][0]) > 2 * GRACE_S
     assert int(unit["LimitNOFILE"][0]) > 2 * ServerSettings().connections_max
-
-
-def test_a_comment_stands_above_every_directive() -> None:
-    lines = UNIT.read_text().splitlines()
-    bare = [
-        line
-        for above, line in zip(["", *lines], lines, strict=False)
-        if line and not line.startswith(("#", "[")) and not above.startswith("# ")
-    ]
-    assert bare == []
