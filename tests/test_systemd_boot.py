@@ -457,14 +457,12 @@ def test_the_watchdog_replaces_a_daemon_that_works_but_hears_of_no_event(machine
     often = "CKPT_INDEXER_SCAN_INTERVAL=1"  # so that passes find what no event tells
     with Service(machine, ROOT, WatchdogSec="10s", Environment=often) as service:
         deaf = service.start()
-        # A signal would stop all threads. A threaded control group is frozen by threads: all but the main one, which
-        # are those that wait for events and pass them on.
+        # A signal would stop all threads. A threaded control group is frozen by threads: the first that was started
+        # waits for events and passes them on.
         group = f"/sys/fs/cgroup{service.show('ControlGroup')['ControlGroup']}/frozen"
         script = f"""
         mkdir "$1" && echo threaded >"$1/cgroup.type"
-        for thread in $(ls /proc/{deaf}/task); do
-            [ $thread = {deaf} ] || echo $thread >"$1/cgroup.threads"
-        done
+        ls /proc/{deaf}/task | sort -n | sed -n 2p >"$1/cgroup.threads"
         echo 1 >"$1/cgroup.freeze"
         """
         service.run("sh", "-ec", script, "sh", group)
