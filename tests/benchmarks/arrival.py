@@ -24,7 +24,7 @@ from watchdog.observers.inotify_c import InotifyConstants, inotify_add_watch, in
 
 from ckpt_indexer import layout, read_index
 from tests.benchmarks.inputs import make_tree
-from tests.benchmarks.measure import figure_of
+from tests.benchmarks.measure import figure_of, pause
 from tests.benchmarks.reading import read_floor
 from tests.benchmarks.report import Promise, Row, at_most
 from tests.process import COMMAND, TIMEOUT_S, Daemon, encoded
@@ -110,7 +110,7 @@ def _measure(
     content = {"epoch": 2, "global_step": 100, "state_dict": {"w": torch.zeros(TENSOR)}}
     with _Inotify(str(root), InotifyConstants.IN_MOVED_TO) as replaced:
         for number in range(saves):
-            time.sleep(chance.uniform(*pause_s))
+            pause(chance.uniform(*pause_s))
             replaced.drain()
             path = root / JOB / f"save-{os.getpid()}-{number}.ckpt"
             torch.save(content, path)
@@ -164,7 +164,7 @@ def _read_whole(path: Path) -> None:
         try:
             read_floor(path)
         except (EOFError, pickle.UnpicklingError):
-            time.sleep(0.001)
+            pause(0.001)
         else:
             return
 
@@ -201,7 +201,7 @@ def _saves_by_polling(root: str) -> Iterator[str]:
     seen = _walk(root)
     yield ""
     while True:
-        time.sleep(POLL_S)
+        pause(POLL_S)
         now = _walk(root)
         yield from (os.path.relpath(path, root) for path in sorted(now - seen))
         seen = now

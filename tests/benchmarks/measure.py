@@ -10,6 +10,7 @@ import gc
 import os
 import platform
 import statistics
+import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,6 +67,11 @@ def side_by_side(
                 gc.enable()
     gc.unfreeze()
     return {name: figure_of(values) for name, values in seconds.items()}
+
+
+def pause(seconds: float) -> None:
+    """Let time pass: between two saves of a job, while a daemon is at rest, for a watcher that polls."""
+    threading.Event().wait(seconds)
 
 
 def drop_cache(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.benchmarks.inputs import make_tree
-from tests.benchmarks.measure import figure_of, read_status
+from tests.benchmarks.measure import figure_of, pause, read_status
 from tests.benchmarks.report import Row, at_most
 from tests.process import COMMAND, Daemon, encoded, put, wait_for
 
@@ -59,7 +59,7 @@ def _at_rest(daemon: Daemon, count: int, *, is_small: bool) -> Iterator[Row]:
     _wait_for_a_pass(daemon)
     before = _used(daemon.process.pid)
     if is_small:
-        time.sleep(SMALL_WINDOW_S)
+        pause(SMALL_WINDOW_S)
     else:
         _wait_for_a_pass(daemon)
     after = _used(daemon.process.pid)
