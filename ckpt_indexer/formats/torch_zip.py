@@ -176,7 +176,8 @@ class Archive:
             raise FormatProblem("container-damaged", f"record {name} is not where the directory says it is")
         _, name_size, extra_size = _LOCAL.unpack_from(block)
         after_name = _LOCAL.size + name_size
-        written = block[_LOCAL.size : after_name] if after_name <= len(block) else self._read(begin + 30, name_size)
+        is_held = after_name <= len(block)
+        written = block[_LOCAL.size : after_name] if is_held else self._read(begin + _LOCAL.size, name_size)
         if not written.decode("utf-8", "backslashreplace").endswith(name):
             raise FormatProblem("container-damaged", f"record {name} has another name in front of its data")
         start, end = after_name + extra_size, after_name + extra_size + record.packed_bytes

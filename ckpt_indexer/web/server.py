@@ -136,7 +136,7 @@ class _Protocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unset(None)
+        self._unset_head()
         self._unset_stall()
         super().connection_lost(exc)
 
@@ -154,7 +154,7 @@ class _Protocol(HttpToolsProtocol):
             self._await_head()
 
     def on_headers_complete(self) -> None:
-        self._unset(None)
+        self._unset_head()
         self._head_bytes = 0
         super().on_headers_complete()
 
@@ -176,10 +176,10 @@ class _Protocol(HttpToolsProtocol):
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self.transport.abort)
 
-    def _unset(self, timer: None) -> None:
+    def _unset_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
-        self._head_timer = timer
+        self._head_timer = None
 
     def _unset_stall(self) -> None:
         if self._stall_timer is not None:
