@@ -84,6 +84,14 @@ class Monitor(msgspec.Struct, gc=False):
     value: Number | None = None  # the score of this very checkpoint; never another one's
 
 
+class OtherSidecar(msgspec.Struct, frozen=True, gc=False):
+    """A sidecar under the name that other programs give it: ``best.metadata.yaml`` beside ``best.ckpt``."""
+
+    path: str  # relative to the root
+    fingerprint: Fingerprint
+    is_shared: bool = False  # several checkpoints beside it could be the one it is about
+
+
 class Health(msgspec.Struct, kw_only=True, gc=False):
     """What the most thorough check of a checkpoint found; it belongs to the entry's fingerprint."""
 
@@ -110,6 +118,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     status: Status = "ok"
     problem: Problem | None = None
     link_target: str | None = None  # of a symlink: the target's key, or the link's text where that is not in the root
+    exp_name: str | None = None  # the run's own name, as in the sidecar
     epoch: int | None = None
     global_step: int | None = None
     metrics: dict[str, Number] = {}
@@ -122,12 +131,15 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     metadata_source: Literal["sidecar", "embedded", "checkpoint", "config", "wandb"] | None = None
     metadata_problem: Problem | None = None
     metadata_fingerprint: Fingerprint | None = None  # of the sidecar
+    other_sidecar: OtherSidecar | None = None  # another program's, under its name
     config_path: str | None = None  # relative to the root
     config_fingerprint: Fingerprint | None = None
     wandb_run_id: str | None = None
     wandb_path: str | None = None  # of the folder of the run that was looked at for it, relative to the root
     wandb_fingerprint: Fingerprint | None = None
     content_id: str | None = None
+    weights_id: str | None = None  # the same over the model's tensors alone
+    rules: int = 1  # version of the rules by which it was made; an older one is read again once
     health: Health | None = None
     generation: int = 0  # the index's generation in which this entry last changed
     indexed_at: str = ""  # ISO 8601, UTC

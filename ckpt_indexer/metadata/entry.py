@@ -35,6 +35,7 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     problem = None if indexer.problem is None else Problem.of(indexer.problem.code, indexer.problem.message)
     entry = bare_entry(key, fingerprint, link_target, problem)
     entry.format = indexer.format
+    entry.exp_name = document.exp_name
     entry.epoch = document.training.epoch
     entry.global_step = document.training.global_step
     entry.metrics = {
