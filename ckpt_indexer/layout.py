@@ -14,6 +14,11 @@ from typing import NamedTuple
 
 SUFFIXES = (".ckpt",)  # names that end so are checkpoints, unless the index says otherwise
 SIDECAR_SUFFIX = ".metadata.yaml"
+# What other programs call a sidecar: the first beside "best.ckpt" is "best.metadata.yaml", the suffix replaced.
+OTHER_SIDECAR_ENDS = (".metadata.yaml", ".metadata.json")
+# A configuration of one checkpoint, beside it: "best.config.yaml".
+OWN_CONFIG_ENDS = (".config.yaml", ".config.yml", ".config.json", ".resolved.config.json")
+KNOWN_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")  # of what may share such a file with a checkpoint
 INDEX_NAME = ".checkpoint_index.json"
 LOCK_NAME = ".checkpoint_index.lock"
 DAEMON_LOCK_NAME = ".checkpoint_index.daemon.lock"
@@ -73,6 +78,45 @@ def is_temporary(name: str) -> bool:
 
 def sidecar_path(checkpoint_path: str) -> str:
     return checkpoint_path + SIDECAR_SUFFIX
+
+
+def stem_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """Return *path* without the suffix that marks it as a checkpoint.
+
+    >>> stem_of("a/best.ckpt"), stem_of("a/x.pth.tar", (".tar", ".pth.tar"))
+    ('a/best', 'a/x')
+    """
+    found = max((suffix for suffix in suffixes if path.endswith(suffix)), key=len, default="")
+    return path[: len(path) - len(found)]
+
+
+def other_sidecar_paths(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
+    """Return where other programs may have put the sidecar of the checkpoint at *path*, in the order they are believed.
+
+    >>> other_sidecar_paths("a/best.ckpt")
+    ('a/best.metadata.yaml', 'a/best.ckpt.metadata.json', 'a/best.metadata.json')
+    """
+    stem = stem_of(path, suffixes)
+    return f"{stem}{OTHER_SIDECAR_ENDS[0]}", f"{path}{OTHER_SIDECAR_ENDS[1]}", f"{stem}{OTHER_SIDECAR_ENDS[1]}"
+
+
+def own_config_paths(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
+    """Return where a configuration of this one checkpoint may stand, in the order they are believed."""
+    return tuple(stem_of(path, suffixes) + end for end in OWN_CONFIG_ENDS)
+
+
+def subjects_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
+    """Return what an event at *path* may be about: as ``subject_of``; several where a name leaves the suffix out.
+
+    >>> subjects_of("a/b.ckpt"), subjects_of("a/best.metadata.yaml"), subjects_of("a/best.resolved.config.json")
+    (('a/b.ckpt',), ('a/best.ckpt',), ('a/best.ckpt', 'a/best.resolved.ckpt'))
+    """
+    subject = subject_of(path, suffixes)
+    if subject is not None:
+        return (subject,)
+    stems = {path.removesuffix(end) for end in (*OTHER_SIDECAR_ENDS, *OWN_CONFIG_ENDS) if path.endswith(end)}
+    names = {stem if is_checkpoint(stem, suffixes) else stem + suffix for stem in stems for suffix in suffixes}
+    return tuple(sorted(names))
 
 
 class Place(NamedTuple):

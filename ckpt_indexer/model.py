@@ -51,6 +51,7 @@ PROBLEMS: dict[str, Status] = {
     "sidecar-invalid": "ok",
     "sidecar-unwritable": "ok",
 }
+RULES = 2  # version of how facts are found and written; what was made by older ones is read again once
 MESSAGE_MAX = 300  # characters; a message may quote the file, and files may hold anything
 
 

@@ -47,6 +47,13 @@ class Settings(BaseModel):
         description="Names that end so are checkpoints (.ckpt,.pt,.safetensors); kept in the index.",
     )
     sidecars: bool = Field(default=True, description="Write a .metadata.yaml beside each checkpoint.")
+    sidecar_fill: bool = Field(
+        default=True,
+        description="Fill in, and name as filled, what is not known and older readers of sidecars insist on.",
+    )
+    sidecar_names: Literal["full", "both"] = Field(
+        default="full", description="Write best.ckpt.metadata.yaml, or best.metadata.yaml as well."
+    )
     remove_orphans: bool = Field(
         default=True, description="Remove sidecars that this program wrote when their checkpoint is gone."
     )

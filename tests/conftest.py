@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytest.register_assert_rewrite("tests.process")
 
@@ -17,3 +21,14 @@ def corpus() -> Path:
     if not CORPUS.is_dir():
         pytest.skip("the corpus of published checkpoints is not here")
     return CORPUS
+
+
+@pytest.fixture(autouse=True)
+def _older_readers_take_every_sidecar(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold each sidecar that a test made us write against the rules of the older readers."""
+    folder: Path | None = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None and request.node.get_closest_marker("unfilled") is None:
+        from tests.older_reader import refusals_below
+
+        assert refusals_below(folder) == []

@@ -72,11 +72,19 @@ def run(
 ) -> None:
     """Do the work of ``rebuild``, or of ``generate`` with *missing_only*."""
     check_root(root)
-    chosen = load_settings({"suffixes": suffixes}, {}, None).suffixes
+    settings = load_settings({"suffixes": suffixes}, os.environ, os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG"))
+    chosen = settings.suffixes
     configure_log("warning", "text", is_terminal=False)
     started = time.monotonic()
     workers = workers or min(8, os.cpu_count() or 1)
-    with Indexer(root, workers=workers, remove_orphans=not missing_only, suffixes=chosen) as indexer:
+    with Indexer(
+        root,
+        workers=workers,
+        sidecar_fill=settings.sidecar_fill,
+        sidecar_names=settings.sidecar_names,
+        remove_orphans=not missing_only,
+        suffixes=chosen,
+    ) as indexer:
         indexer.force = force
         if dry_run:
             _dry_run(
@@ -92,6 +100,8 @@ def run(
         indexer.load()
         if force and not missing_only:
             indexer.known = dict.fromkeys(indexer.known)
+        if not missing_only:
+            indexer.take_renewals(len(indexer.known))
         snapshot = indexer.look(forget=not missing_only)
         if missing_only:
             indexer.todo = OrderedDict(_to_generate(snapshot.found, indexer.statuses, force=force))
@@ -103,7 +113,7 @@ def run(
         summary = _summary(len(snapshot.found), len(tally.written), len(tally.failures), started)
         for path, reason in list(snapshot.unseen.items())[:FAILURES_SHOWN_MAX]:
             note(f"not looked at: {printable(path)}: {printable(reason)}")
-        _report(summary, tally.written, tally.failures, as_json=as_json, quiet=quiet)
+        _report(summary, [*tally.written], [*tally.failures.items()], as_json=as_json, quiet=quiet)
 
 
 def _to_generate(found: Mapping[str, Found], statuses: Mapping[str, str], *, force: bool) -> dict[str, Found]:
@@ -123,16 +133,16 @@ class _Tally:
 
     def __init__(self) -> None:
         self.examined = 0
-        self.written: list[str] = []
-        self.failures: list[tuple[str, str]] = []  # (key, message)
+        self.written: dict[str, None] = {}  # keys; one may be read twice, where its twin's score became known
+        self.failures: dict[str, str] = {}  # key -> message
 
     def add(self, examined: Examined, is_written: bool) -> None:
         entry = examined.entry
         self.examined += 1
         if is_written:
-            self.written.append(entry.path)
+            self.written[entry.path] = None
         if entry.problem is not None:
-            self.failures.append((entry.path, entry.problem.message))
+            self.failures[entry.path] = entry.problem.message
 
 
 def _work(indexer: Indexer, tally: _Tally, *, show_bar: bool) -> None:

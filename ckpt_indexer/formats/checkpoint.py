@@ -12,13 +12,16 @@ import ast
 import functools
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.formats.facts import NO_STATE_DICT, CallbackFacts, Facts, MonitorState, TensorFacts
 from ckpt_indexer.formats.modules import state_dict_of_module
 from ckpt_indexer.formats.plain import Fetch, Plainer, text
 from ckpt_indexer.formats.tensors import ELEMENTS_MAX, ITEM_BYTES, Storage, Tensor, parse_tensor, shape_of
 from ckpt_indexer.formats.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
 CALLBACKS_MAX = 200
@@ -42,10 +45,18 @@ _STATE_KEY = re.compile(r"^(\w+)(\{.*\})?$", re.DOTALL)
 _STATE_KEY_MAX = 4_000  # characters; a real one has about 200
 
 
-def describe(root: Any, facts: Facts, fetch: Fetch, state_dict: dict[str, Any] | None = None) -> None:
+def describe(
+    root: Any,
+    facts: Facts,
+    fetch: Fetch,
+    state_dict: dict[str, Any] | None = None,
+    *,
+    weigh: Callable[[list[str], list[Tensor]], str | None] = lambda _names, _tensors: None,
+) -> None:
     """Fill *facts* with what the checkpoint's root object says.
 
-    *fetch* reads a one-element tensor's value; *state_dict* is given where the root does not hold it as torch does.
+    *fetch* reads a one-element tensor's value; *state_dict* is given where the root does not hold it as torch does;
+    *weigh* names the content of the state dict's tensors, where the file has checksums of them.
     """
     plainer = Plainer(fetch)
     mapping = _as_dict(root)
@@ -61,7 +72,7 @@ def describe(root: Any, facts: Facts, fetch: Fetch, state_dict: dict[str, Any] |
     facts.lightning_version = text(version)[:100] if isinstance(version, str) else None
     facts.has_optimizer = any(mapping.get(key) for key in OPTIMIZER_KEYS)
     partitioned = _partitioned(mapping)
-    _describe_state_dict(find_state_dict(mapping) if state_dict is None else state_dict, facts, partitioned)
+    _describe_state_dict(find_state_dict(mapping) if state_dict is None else state_dict, facts, partitioned, weigh)
     facts.world_size = _count(mapping, ("dp_world_size",), facts)
     facts.embedded = plainer.mapping(mapping.get(EMBEDDED_KEY))
     facts.metrics = _metrics(mapping, fetch)
@@ -119,7 +130,10 @@ def _has_tensor(mapping: dict[Any, Any]) -> bool:
 
 
 def _describe_state_dict(
-    state_dict: dict[Any, Any] | None, facts: Facts, partitioned: dict[str, tuple[str, tuple[int, ...]]]
+    state_dict: dict[Any, Any] | None,
+    facts: Facts,
+    partitioned: dict[str, tuple[str, tuple[int, ...]]],
+    weigh: Callable[[list[str], list[Tensor]], str | None],
 ) -> None:
     if state_dict is None:
         facts.warnings.append(NO_STATE_DICT)
@@ -142,6 +156,7 @@ def _describe_state_dict(
         listed.append(TensorFacts(text(name) if isinstance(name, str) else str(name)[:100], tensor.shape, tensor.dtype))
         counted.append(tensor)
     facts.tensors = listed
+    facts.weights_id = weigh([tensor.name for tensor in listed], counted) if listed and not odd else None
     if odd:
         facts.warnings.append(f"{odd} of its tensors cannot be read: no shape, or no storage, that a tensor can have")
     parameters = count_parameters(counted)
@@ -234,7 +249,9 @@ def _describe_callbacks(value: Any, facts: Facts, plainer: Plainer) -> None:
         name, parameters = parse_state_key(key if isinstance(key, str) else _kind_of_class(key))
         plain = plainer.plain(state)
         facts.callbacks.append(CallbackFacts(name, parameters, plain))
-        if isinstance(plain, dict) and ("best_model_path" in plain or name == "ModelCheckpoint"):
+        if isinstance(plain, dict) and (
+            "best_model_path" in plain or name.endswith("ModelCheckpoint")
+        ):  # or derived from it
             facts.monitors.append(_monitor_state(parameters, plain))
 
 

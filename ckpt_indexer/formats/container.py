@@ -129,7 +129,7 @@ def _read_archive(file: BinaryIO, size: int, facts: Facts) -> None:
         facts.format = "torchscript"
         state_dict = state_dict_of_script(pickled.root, lambda module: _source(archive, module))
     fetch = value_reader(lambda storage: _storage(archive, storage), lambda: _is_big_endian(archive))
-    checkpoint.describe(pickled.root, facts, fetch, state_dict)
+    checkpoint.describe(pickled.root, facts, fetch, state_dict, weigh=archive.weights_id)
     _check_storages(pickled.storages, archive)
 
 

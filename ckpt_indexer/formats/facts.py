@@ -67,6 +67,7 @@ class Facts(msgspec.Struct):
     format: Format = "unknown"
     problem: Problem | None = None
     content_id: str | None = None  # same content, same id, whatever the file or archive root is called
+    weights_id: str | None = None  # the same over the state dict's tensors alone
     epoch: int | None = None
     global_step: int | None = None
     lightning_version: str | None = None

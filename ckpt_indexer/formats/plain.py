@@ -55,10 +55,10 @@ _NUMPY_CODES = {
 class Plainer:
     """Turns one file's inert objects into plain data, within one budget."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, *, nodes_max: int = NODES_MAX, text_max: int = TEXT_TOTAL_MAX) -> None:
         self._fetch = fetch
-        self._nodes_left = NODES_MAX
-        self._text_left = TEXT_TOTAL_MAX
+        self._nodes_left = nodes_max
+        self._text_left = text_max
         self._open: set[int] = set()  # ids of the containers being walked: meeting one again is a cycle
 
     def plain(self, value: Any) -> Any:

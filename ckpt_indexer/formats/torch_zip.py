@@ -20,9 +20,12 @@ import operator
 import struct
 import zlib
 from collections import Counter
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ckpt_indexer.formats.facts import FormatProblem
+
+if TYPE_CHECKING:
+    from ckpt_indexer.formats.tensors import Tensor
 
 FRONT_BYTES = 256 << 10  # holds data.pkl of 95 of 98 real files whole
 TAIL_BYTES = 64 << 10  # holds the directory of about 900 records
@@ -129,6 +132,21 @@ class Archive:
             return None
         digest = hashlib.blake2b("\0".join(self._names).encode(), digest_size=16)
         digest.update(struct.pack(f"<{len(crcs)}Q{len(crcs)}L", *sizes, *crcs))
+        return digest.hexdigest()
+
+    def weights_id(self, names: list[str], tensors: list[Tensor]) -> str | None:
+        """Hash the names of tensors, their places in their storages, and these records' sizes and CRCs.
+
+        Equal ids, equal weights, whatever else two files hold; ``None`` where a tensor has no record with a checksum.
+        """
+        digest = hashlib.blake2b("\0".join(names).encode("utf-8", "replace"), digest_size=16)
+        numbers: list[int] = []
+        for tensor in tensors:
+            row = None if tensor.storage is None else self._rows.get(f"data/{tensor.storage.key}")
+            if row is None or (row[3] and not row[1]):
+                return None
+            numbers += (row[1], row[3], tensor.offset, tensor.numel)
+        digest.update(struct.pack(f"<{len(numbers)}Q", *numbers))
         return digest.hexdigest()
 
     def _read(self, offset: int, size: int) -> bytes:

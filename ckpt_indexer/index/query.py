@@ -36,6 +36,7 @@ ALIASES = {
     "score": "monitor.value",
     "step": "global_step",
 }
+FOLDED = frozenset({"architecture", "encoder"})  # names of classes and of settings: one name in either spelling
 FIELDS = frozenset(Entry.__struct_fields__)
 _SUBFIELDS = {
     "monitor": {"name", "mode", "value"},
@@ -56,6 +57,8 @@ class Filter(msgspec.Struct, frozen=True):
         """Say whether the entry satisfies the condition."""
         actual = value_of(entry, self.field)
         if self.op == "~":
+            if actual is not None and self.field in FOLDED and fold(self.value) in fold(str(actual)):
+                return True
             return actual is not None and self.value.lower() in str(actual).lower()
         wanted: Any = self.value
         if isinstance(actual, int | float) and not isinstance(actual, bool):
@@ -68,6 +71,8 @@ class Filter(msgspec.Struct, frozen=True):
             return self.op == "!="
         else:
             actual = str(actual)
+            if self.field in FOLDED:
+                actual, wanted = fold(actual), fold(wanted)
         return _COMPARISONS[self.op](actual, wanted)
 
 
@@ -76,6 +81,15 @@ class Order(msgspec.Struct, frozen=True):
 
     field: str
     is_descending: bool
+
+
+def fold(name: str) -> str:
+    """Return what two spellings of one name have in common.
+
+    >>> fold("FPNDecoder") == fold("fpn_decoder")
+    True
+    """
+    return name.replace("_", "").replace("-", "").lower()
 
 
 def parse_filter(text: str) -> Filter:

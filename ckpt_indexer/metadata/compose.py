@@ -14,8 +14,10 @@ from pydantic import BaseModel
 from ckpt_indexer import __version__
 from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.architecture import recognise_encoder
-from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part
+from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
+from ckpt_indexer.metadata.fit import fit
+from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
 from ckpt_indexer.metadata.schema import (
     UNKNOWN,
     Checkpointing,
@@ -27,9 +29,9 @@ from ckpt_indexer.metadata.schema import (
     Source,
     Training,
 )
-from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
+from ckpt_indexer.metadata.score import Score, find_score
 from ckpt_indexer.metadata.wandb import Run, metrics_at
-from ckpt_indexer.model import Fingerprint, utc_text
+from ckpt_indexer.model import RULES, Fingerprint, Monitor, to_float, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,10 +63,12 @@ def compose(
     facts: Facts,
     config: Config | None,
     run: Run | None = None,
+    twin: Monitor | None = None,
 ) -> Document:
     """Make a checkpoint's document.
 
     From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
+    *twin* is the score of another checkpoint that is the same save; it counts where this one has none of its own.
     """
     content = config.content if config is not None else {}
     logged_to = run or Run(id="")
@@ -73,7 +77,20 @@ def compose(
     sources: dict[str, Source] = {"training": "checkpoint" if embedded is None else "embedded"}
     exp_name = find_text(content, "exp_name", "experiment_name")
     sources["exp_name"] = "embedded" if told.exp_name else "config" if exp_name else "path"
-    metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told, logged_to)
+    named = _named([key] if link_target is None else [link_target, key])
+    if (
+        embedded is None
+        and facts.epoch is None
+        and facts.global_step is None
+        and (named.epoch, named.step) != (None, None)
+    ):
+        sources["training"] = "name"
+    configured = find_text(content, "logger.wandb.id", "wandb.id")
+    metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told, logged_to, named)
+    if score.value is None and twin is not None and score.monitor in (None, twin.name):
+        score = Score(twin.name, twin.mode or score.mode, to_float(twin.value), score.state)
+        _put(metrics, twin.name, score.value, is_monitor=True)
+        sources["score"] = "twin"
     model, sources["model"] = _model(facts, content, logged_to.config)
     if config is not None:
         sources["hydra_config_path"] = "config"
@@ -83,57 +100,65 @@ def compose(
         sources["wandb_run_id"] = "embedded"
     elif run is not None:
         sources["wandb_run_id"] = "wandb"
+    elif configured is not None:
+        sources["wandb_run_id"] = "config"
     max_epochs = [
         told.max_epochs,
         *(find_int(c, "trainer.max_epochs", "max_epochs") for c in (content, logged_to.config)),
     ]
-    return Document(
-        checkpoint_path=key,
-        exp_name=told.exp_name or exp_name or place_of(key).experiment.rpartition("/")[2],
-        created_at=utc_text(fingerprint[1]).removesuffix("Z"),
-        training=Training(
-            epoch=facts.epoch,
-            global_step=facts.global_step,
-            training_phase=told.training_phase or find_text(content, "training_phase") or "training",
-            max_epochs=next((number for number in max_epochs if number is not None), None),
-        ),
-        model=model,
-        metrics=metrics,
-        checkpointing=_checkpointing(score, content, told, sources),
-        hydra_config_path=told.config_path if config is None else config.path,
-        wandb_run_id=told.wandb_run_id or logged_to.id or None,
-        indexer=Indexer(
-            version=__version__,
-            fingerprint=fingerprint,
-            config_fingerprint=config.fingerprint if config is not None else None,
-            wandb_fingerprint=logged_to.fingerprint,
-            source="embedded"
-            if embedded is not None
-            else "config"
-            if facts.problem is not None and config is not None
-            else "checkpoint",
-            sources=sources,
-            format=facts.format,
-            problem=DocumentProblem(code=facts.problem.code, message=facts.problem.message) if facts.problem else None,
-            monitor_value=score.value,
-            lightning_version=facts.lightning_version,
-            parameters=facts.parameters,
-            tensors=None if facts.tensors is None else len(facts.tensors),
-            has_optimizer=facts.has_optimizer,
-            content_id=facts.content_id,
-            hyper_parameters=facts.hyper_parameters,
-            datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
-            callbacks=[{"name": c.name, **c.parameters} for c in facts.callbacks[:CALLBACKS_MAX]],
-            file_metadata=facts.file_metadata,
-            warnings=facts.warnings[:20],
-        ),
+    return fit(
+        Document(
+            checkpoint_path=key,
+            exp_name=told.exp_name or exp_name or place_of(key).experiment.rpartition("/")[2],
+            created_at=utc_text(fingerprint[1]).removesuffix("Z"),
+            training=Training(
+                epoch=named.epoch if facts.epoch is None else facts.epoch,
+                global_step=named.step if facts.global_step is None else facts.global_step,
+                training_phase=told.training_phase or find_text(content, "training_phase") or "training",
+                max_epochs=next((number for number in max_epochs if number is not None), None),
+            ),
+            model=model,
+            metrics=metrics,
+            checkpointing=_checkpointing(score, content, told, sources),
+            hydra_config_path=told.config_path if config is None else config.path,
+            wandb_run_id=told.wandb_run_id or logged_to.id or configured,
+            indexer=Indexer(
+                version=__version__,
+                rules=RULES,
+                fingerprint=fingerprint,
+                config_fingerprint=config.fingerprint if config is not None else None,
+                wandb_fingerprint=logged_to.fingerprint,
+                source="embedded"
+                if embedded is not None
+                else "config"
+                if facts.problem is not None and config is not None
+                else "checkpoint",
+                sources=sources,
+                format=facts.format,
+                problem=DocumentProblem(code=facts.problem.code, message=facts.problem.message)
+                if facts.problem
+                else None,
+                monitor_value=score.value,
+                lightning_version=facts.lightning_version,
+                parameters=facts.parameters,
+                tensors=None if facts.tensors is None else len(facts.tensors),
+                has_optimizer=facts.has_optimizer,
+                content_id=facts.content_id,
+                weights_id=facts.weights_id,
+                hyper_parameters=facts.hyper_parameters,
+                datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
+                callbacks=[{"name": c.name, **c.parameters} for c in facts.callbacks[:CALLBACKS_MAX]],
+                file_metadata=facts.file_metadata,
+                warnings=facts.warnings[:20],
+            ),
+        )
     )
 
 
 def overlay(made: Document, written: Document) -> Document:
     """Let a sidecar that something else wrote (tier 1) win over what was made, wherever it knows something."""
     merged = _merged(made.model_dump(), written.model_dump(exclude={"indexer", "checkpoint_path"}))
-    document = Document.model_validate(merged)
+    document = fit(Document.model_validate(merged))
     assert document.indexer is not None
     document.indexer.source = "sidecar"
     name = document.checkpointing.monitor
@@ -164,16 +189,30 @@ def _known(value: Any) -> bool:
     return value is not None and value not in (UNKNOWN, [], {})
 
 
+def _named(names: list[str]) -> NameFacts:
+    """Read the numbers in a checkpoint's names, those of the last one first."""
+    read = [parse_name(name) for name in names]
+    return NameFacts(
+        next((each.epoch for each in reversed(read) if each.epoch is not None), None),
+        next((each.step for each in reversed(read) if each.step is not None), None),
+        {name: value for each in read for name, value in each.metrics.items()},
+    )
+
+
 def _metrics(
-    key: str, link_target: str | None, facts: Facts, embedded: Embedded, run: Run
+    key: str, link_target: str | None, facts: Facts, embedded: Embedded, run: Run, in_name: NameFacts
 ) -> tuple[Metrics, Score, Source]:
     """Collect a checkpoint's own metrics: those it carries, its score, the numbers in its name, in this order."""
     names = [key] if link_target is None else [link_target, key]
     written = {name: value for group in facts.metrics.values() for name, value in group.items()} | embedded.metrics
     in_run = metrics_at(run, epoch=facts.epoch, global_step=facts.global_step, batches=facts.batches)
     logged = {**in_run, **written}
-    named = {k: v for name in names for k, v in numbers_in_name(name).items()}
-    score = find_score(names, facts, {**named, **logged})
+    named = in_name.metrics
+    # A name may have a monitor's last part only: "hmean" where "val/hmean" was monitored.
+    monitored = {
+        s.monitor: v for s in facts.monitors if s.monitor and (v := named.get(last_part(s.monitor))) is not None
+    }
+    score = find_score(names, facts, {**monitored, **named, **logged})
     if (monitor := embedded.monitor) is not None:
         score = Score(monitor.name, monitor.mode, monitor.value, score.state)
     if score.value is None and score.monitor is not None and embedded.monitor is None:
@@ -189,15 +228,22 @@ def _metrics(
         known[score.monitor] = score.value
     metrics = Metrics()
     for name, value in known.items():
-        field = canonical_name(name)
-        if field != name:
-            metrics.additional_metrics[name] = value
-        if field is not None and (getattr(metrics, field) is None or name == score.monitor):
-            setattr(metrics, field, value)
+        _put(metrics, name, value, is_monitor=name == score.monitor)
     source: Source = "wandb" if in_run else "name"
     if written or (score.state and score.value is not None):
         source = "checkpoint"
     return metrics, score, "embedded" if embedded.metrics or embedded.monitor else source
+
+
+def _put(metrics: Metrics, name: str, value: float | None, *, is_monitor: bool) -> None:
+    """Write a metric under its own name and, where the schema has a field for it, there."""
+    if value is None:
+        return
+    field = canonical_name(name)
+    if field != name:
+        metrics.additional_metrics[name] = value
+    if field is not None and (getattr(metrics, field) is None or is_monitor):
+        setattr(metrics, field, value)
 
 
 def canonical_name(name: str) -> str | None:
@@ -235,7 +281,8 @@ def _checkpointing(
     score: Score, content: dict[str, Any], embedded: Embedded, sources: dict[str, Source]
 ) -> Checkpointing:
     """Say how the checkpoint was selected: by the callback's own state, the rest from the config."""
-    part = checkpointing_part(content)
+    parts = checkpointing_parts(content)
+    part = next((each for each in parts if each.monitor == score.monitor), parts[0] if parts else Checkpointing())
     sources["checkpointing"] = "config" if _known(part.model_dump()) else "checkpoint"
     if score.monitor is not None:
         if part.monitor != score.monitor:
@@ -244,6 +291,6 @@ def _checkpointing(
             part.mode = score.mode  # type: ignore[assignment]
         sources["checkpointing"] = "checkpoint"
     if (told := embedded.checkpointing) is not None:
-        part.save_top_k, part.save_last = told.save_top_k, told.save_last
+        part.save_top_k, part.save_last = told.save_top_k, None if told.save_last is None else bool(told.save_last)
         sources["checkpointing"] = "embedded"
     return part

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import Entry, Fingerprint, Monitor, Problem, to_number, utc_text
+from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, to_number, utc_text
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
@@ -25,6 +25,7 @@ def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, prob
         status="ok" if problem is None else problem.status,
         problem=problem,
         link_target=link_target,
+        rules=RULES,
     )
 
 
@@ -54,6 +55,7 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     entry.metadata_source = indexer.source
     entry.wandb_run_id = document.wandb_run_id
     entry.content_id = indexer.content_id
+    entry.weights_id = indexer.weights_id
     return entry
 
 

@@ -16,7 +16,9 @@ SCHEMA_VERSION = "1.0"
 UNKNOWN = "unknown"
 
 Tier = Literal["sidecar", "embedded", "checkpoint", "config", "wandb"]
-Source = Tier | Literal["path", "name"]  # of one part: also the folders' names, and the numbers in the file's name
+Source = (
+    Tier | Literal["path", "name", "twin"]
+)  # of one part: also folders' names, the file's, and the same save beside it
 
 
 def _as_text(value: object) -> object:
@@ -27,6 +29,10 @@ def _known_code(code: str) -> str:
     if code not in PROBLEMS:
         raise ValueError("there is no such problem")
     return code
+
+
+def _save_last(value: object) -> object:
+    return True if value == "link" else value  # Lightning's: a link instead of a copy; readers take a flag only
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]  # YAML reads an unquoted 1.0 or 2024 as a number
@@ -105,7 +111,7 @@ class Checkpointing(_Part):
     monitor: Text | None = None
     mode: Literal["min", "max"] | None = None
     save_top_k: Int | None = None
-    save_last: bool | Literal["link"] | None = None
+    save_last: Annotated[bool | None, BeforeValidator(_save_last)] = None
 
 
 class DocumentProblem(_Part):
@@ -119,9 +125,11 @@ class Indexer(_Part):
     """What ckpt-indexer adds, and by which it knows a sidecar of its own."""
 
     version: Text  # of ckpt-indexer
+    rules: Int = 1  # by which this was made; a document of older ones is made anew once
     fingerprint: Fingerprint  # of the checkpoint this was made from
     config_fingerprint: Fingerprint | None = None
     wandb_fingerprint: Fingerprint | None = None  # of the run
+    other_fingerprint: Fingerprint | None = None  # of the other program's sidecar that it took over
     source: Tier = "checkpoint"  # the highest tier that gave something
     sources: dict[str, Source] = {}  # part of the document -> the tier that gave it
     format: Format = "torch-zip"
@@ -132,6 +140,8 @@ class Indexer(_Part):
     tensors: Int | None = None  # how many the state dict holds
     has_optimizer: bool = False
     content_id: str | None = None
+    weights_id: str | None = None
+    filled: list[str] = []  # fields whose values are not known, and only there because readers insist on one
     hyper_parameters: dict[str, Any] | None = None
     datamodule_hyper_parameters: dict[str, Any] | None = None
     callbacks: list[dict[str, Any]] = []

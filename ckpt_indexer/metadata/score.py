@@ -8,7 +8,8 @@ saved to. Which of them is about this file follows from its name alone; the sour
 2. ``current_score``, if this file is the monitor's own ``last`` *and* the top-k checkpoint that score belongs to was
    saved at the same step. ``last`` may be newer than the last top-k checkpoint: the score is then another file's.
 3. metrics that user code left in the checkpoint.
-4. the number in the file's name, rounded as it is.
+4. the number in the file's name (``names``), rounded as it is.
+5. where none of these knows it: the score of a *twin*, the same save under another name (``compose`` is told of it).
 
 A file saved outside the monitor's own save (``on_exception.ckpt``, ``trainer.save_checkpoint``) appears in none.
 """
@@ -16,22 +17,14 @@ A file saved outside the monitor's own save (``on_exception.ckpt``, ``trainer.sa
 from __future__ import annotations
 
 import posixpath
-import re
 from typing import TYPE_CHECKING, NamedTuple
+
+from ckpt_indexer.metadata.names import parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckpt_indexer.formats.facts import Facts, MonitorState
-
-# "epoch=2-val/hmean=0.7188.ckpt", "best-epoch=0-val_loss=0.87-v1.ckpt": name=number, set off by "-" or the path.
-# A name is looked for where a run of its characters begins, and nowhere within: a hostile one would take seconds.
-_NUMBER_IN_NAME = re.compile(
-    r"(?<![\w./ ])(?:(?![A-Za-z_])[\w./ ])*([A-Za-z_][\w./ ]*)=(-?\d+(?:\.\d+)?(?:e-?\d+)?|-?inf|nan)(?=-|$)"
-)
-_UNFINISHED = re.compile(r"=-?(?:[\d.]+(?:e-?\d+)?|inf|nan)-[A-Za-z_][\w ]*$")
-_COUNTED = re.compile(r"(?:^|-)(?:epoch|step)=\d+-")
-_COUNTERS = frozenset({"epoch", "step", "global_step"})
 
 
 class Score(NamedTuple):
@@ -90,12 +83,11 @@ def _last_score(state: MonitorState, facts: Facts) -> float | None:
     for path, score in state.best_k_models.items():
         if score != state.current_score:
             continue
-        numbers = numbers_in_name(path, counters=True)
-        step, epoch = numbers.get("step", numbers.get("global_step")), numbers.get("epoch")
-        if step is not None:
-            same = step == facts.global_step
+        named = parse_name(path)
+        if named.step is not None:
+            same = named.step == facts.global_step
         else:  # the name tells the epoch only: enough if this epoch was validated once
-            same = epoch is not None and epoch == facts.epoch and facts.validations_in_epoch == 1
+            same = named.epoch is not None and named.epoch == facts.epoch and facts.validations_in_epoch == 1
         if same:
             return score
     return None
@@ -109,29 +101,3 @@ def _saver(names: list[str], states: list[MonitorState]) -> MonitorState | None:
         if any(posixpath.basename(path.replace("\\", "/")) in bases for path in known if path):
             return state
     return next((state for state in states if state.monitor is not None), states[0] if states else None)
-
-
-def numbers_in_name(path: str, *, counters: bool = False) -> dict[str, float]:
-    """Read the metrics (or the counters) that a file's name spells out, its folders included where they belong to it.
-
-    >>> numbers_in_name("run/checkpoints/epoch=2-val/hmean=0.7188.ckpt")
-    {'val/hmean': 0.7188}
-    >>> numbers_in_name("epoch=2-step=30.ckpt", counters=True)
-    {'epoch': 2.0, 'step': 30.0}
-    >>> numbers_in_name("lr=0.1/checkpoints/last.ckpt")
-    {}
-    """
-    folder, _, name = posixpath.splitext(path)[0].rpartition("/")
-    # A metric's slash makes a folder: "epoch=2-val" / "hmean=0.71". Only such folders are part of the name: each ends
-    # in an unfinished metric's name after a number, and the uppermost has a counter.
-    between = ""
-    while _UNFINISHED.search(last := folder.rpartition("/")[2]):
-        folder, between = folder.rpartition("/")[0], f"{last}/{between}"
-        if _COUNTED.search(last):
-            name, between = between + name, ""
-    found = {}
-    for match in _NUMBER_IN_NAME.finditer(name):
-        key = match[1].rpartition("=")[2].lstrip("/")
-        if (key in _COUNTERS) == counters:
-            found[key] = float(match[2])
-    return found

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 INCOMPLETE_DELAY_S = 0.5  # until it is told that a checkpoint is incomplete: most are whole by then
 COMMIT_RETRY_MAX_S = 16.0  # between attempts while the index cannot be written
+RENEWED_AT_ONCE = 32  # entries of older rules, between two looks at the hints
 SLICE_S = 0.1  # of work between two looks at the hints
 POLL_INTERVAL_S = 5.0  # between passes where events cannot be relied on
 POLL_SHARE = 0.05  # of the time, at most, is spent on those passes
@@ -158,6 +159,8 @@ class _Session:
             self._root,
             workers=settings.workers,
             sidecars=settings.sidecars,
+            sidecar_fill=settings.sidecar_fill,
+            sidecar_names=settings.sidecar_names,
             remove_orphans=settings.remove_orphans,
             suffixes=settings.suffixes,
             lookup=None if self._lookup is None else self._lookup.get,
@@ -265,6 +268,8 @@ class _Session:
             places = {EVERYTHING}
         if time.monotonic() >= self._next_pass:
             places = {EVERYTHING}
+        if not places and self._is_ready and self._indexer.is_idle:
+            places = self._indexer.take_renewals(RENEWED_AT_ONCE)
         if places:
             self._look(places)
         self._indexer.work(SLICE_S)
@@ -288,6 +293,8 @@ class _Session:
     def _wait_s(self) -> float:
         """Give the time until there is something to do without a hint."""
         if not self._indexer.is_idle or self._observer.lost is not None:
+            return 0.0
+        if self._is_ready and self._indexer.has_renewals:
             return 0.0
         due = [self._next_pass, self._observer.due_s()]
         if self._indexer.is_dirty:

@@ -27,7 +27,7 @@ from ckpt_indexer.metadata import wandb
 from ckpt_indexer.metadata.compose import Config, compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar, is_lost, parse_sidecar
-from ckpt_indexer.model import Entry, Problem
+from ckpt_indexer.model import RULES, Entry, OtherSidecar, Problem
 from ckpt_indexer.watch.scan import fingerprint_of_folder
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.formats.facts import Facts
     from ckpt_indexer.metadata.schema import Document
     from ckpt_indexer.metadata.wandb import Run, RunPath
-    from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.model import Fingerprint, Monitor
     from ckpt_indexer.watch.scan import Found, Stamp
 
     LookUp = Callable[[RunPath], Run | None]
@@ -69,8 +69,21 @@ class _Source(NamedTuple):
 class Examiner:
     """Makes entries for the checkpoints below one root."""
 
-    def __init__(self, root: str, *, sidecars: bool = True, lookup: LookUp | None = None) -> None:
-        """*lookup* gives at once what is known of a run elsewhere than in the tree."""
+    def __init__(
+        self,
+        root: str,
+        *,
+        sidecars: bool = True,
+        fill: bool = True,
+        both_names: bool = False,
+        lookup: LookUp | None = None,
+    ) -> None:
+        """*lookup* gives at once what is known of a run elsewhere than in the tree.
+
+        *fill* and *both_names* are the settings ``sidecar_fill`` and ``sidecar_names``.
+        """
+        self._fill = fill
+        self._both_names = both_names
         self.root = root
         self._lookup = lookup
         self._write_sidecars = sidecars
@@ -89,8 +102,11 @@ class Examiner:
         """Start this thread's worker process now: the first checkpoint would wait for it."""
         self._reader().start()
 
-    def examine(self, key: str, found: Found, *, force: bool = False) -> Examined:
-        """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too."""
+    def examine(self, key: str, found: Found, *, force: bool = False, twin: Monitor | None = None) -> Examined:
+        """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too.
+
+        *twin* is the score of another checkpoint that is the same save.
+        """
         # Newer than the scan's: an earlier examination of this key may have written the sidecar since.
         stamp = replace(found.stamp, sidecar=self._stat_sidecar(key, found.stamp.sidecar))
         found = replace(found, stamp=stamp)
@@ -103,12 +119,12 @@ class Examiner:
                 source = _Source(
                     lambda: fingerprint_of_folder(self.root, path), lambda: check_folder(self.root, path, reader)
                 )
-                return self._examine(key, found, source, force=force)
+                return self._examine(key, found, source, force=force, twin=twin)
             with opened_file(self.root, path) as descriptor:
                 source = _Source(
                     lambda: fingerprint_of(os.fstat(descriptor)), lambda: reader.read_checkpoint(descriptor)
                 )
-                return self._examine(key, found, source, force=force)
+                return self._examine(key, found, source, force=force, twin=twin)
         except OSError as error:
             entry = bare_entry(key, stamp.fingerprint, stamp.link_target, problem_of(error))
             return self._finished(found, entry)._replace(is_gone=error.errno in (errno.ENOENT, errno.ENOTDIR))
@@ -119,6 +135,7 @@ class Examiner:
         False if it is not ours, or we may not: not to be tried again. A disk that fails is no such answer.
         """
         path = layout.sidecar_path(layout.to_path(key))
+        self._remove_second(key)
         document, problem = self._read_sidecar(path)
         if problem is not None and problem.code == "io-error":
             return True
@@ -126,7 +143,17 @@ class Examiner:
             return False
         return self._unlink(path)
 
-    def _examine(self, key: str, found: Found, source: _Source, *, force: bool) -> Examined:
+    def _remove_second(self, key: str) -> None:
+        """Remove what we wrote under the second name for a checkpoint that is gone."""
+        for suffix in layout.KNOWN_SUFFIXES:
+            if key.endswith(suffix):
+                second = layout.to_path(key).removesuffix(suffix) + layout.SIDECAR_SUFFIX
+                if os.path.lexists(os.path.join(self.root, second)):
+                    document, _ = self._read_sidecar(second)
+                    if document is not None and document.indexer is not None and document.checkpoint_path == key:
+                        self._unlink(second)
+
+    def _examine(self, key: str, found: Found, source: _Source, *, force: bool, twin: Monitor | None) -> Examined:
         looked_at_ns = time.time_ns()
         before = source.fingerprint()
         stamp = replace(found.stamp, fingerprint=before)
@@ -135,7 +162,7 @@ class Examiner:
             run = self._run(key, stamp)
         except OSError:
             run, found = None, replace(found, stamp=replace(stamp, run=None))  # made again: it differs from its stamp
-        document, ours, invalid = self._document(key, found, source, before, run, force=force)
+        document, ours, invalid = self._document(key, found, source, before, run, force=force, twin=twin)
         if source.fingerprint() != before:
             problem = Problem.of("unsettled", "it changed while it was read")
             return self._finished(found, bare_entry(key, before, stamp.link_target, problem))
@@ -178,7 +205,15 @@ class Examiner:
             return scanned
 
     def _document(
-        self, key: str, found: Found, source: _Source, fingerprint: Fingerprint, run: Run | None, *, force: bool
+        self,
+        key: str,
+        found: Found,
+        source: _Source,
+        fingerprint: Fingerprint,
+        run: Run | None,
+        *,
+        force: bool,
+        twin: Monitor | None,
     ) -> tuple[Document, object, Problem | None]:
         """Make the checkpoint's document; say also whose the sidecar on disk is, and what is wrong with it."""
         stamp = found.stamp
@@ -188,11 +223,21 @@ class Examiner:
         whose: object = _ABSENT
         if stamp.sidecar is not None:
             written, invalid = self._read_sidecar(layout.sidecar_path(layout.to_path(key)))
+        other, other_problem = self._read_other(key, stamp.other)
+        if other is not None and stamp.other is not None and stamp.other.fingerprint[1] < fingerprint[1]:
+            other = None  # it is about what the checkpoint was before
+        other_fingerprint = None if other is None or stamp.other is None else stamp.other.fingerprint
         if written is not None and written.indexer is not None:
             made = written.indexer
-            about = (written.checkpoint_path, made.fingerprint, made.config_fingerprint, made.wandb_fingerprint)
-            now = (key, fingerprint, config and config.fingerprint, run and run.fingerprint)
-            if not force and about == now:
+            about = (
+                written.checkpoint_path,
+                made.fingerprint,
+                made.config_fingerprint,
+                made.wandb_fingerprint,
+                made.other_fingerprint,
+            )
+            now = (key, fingerprint, config and config.fingerprint, run and run.fingerprint, other_fingerprint)
+            if not force and about == now and made.rules >= RULES:
                 return written, _CURRENT, None
             whose = _STALE
         elif written is not None:
@@ -205,9 +250,19 @@ class Examiner:
             facts=source.read(),
             config=config,
             run=run,
+            twin=twin,
         )
+        assert document.indexer is not None
+        if other_problem is not None:
+            document.indexer.warnings = [*document.indexer.warnings, other_problem]
         if whose is _FOREIGN and written is not None:
             document = overlay(document, written)
+        elif other is not None:
+            document = overlay(document, other)
+            assert document.indexer is not None
+            document.indexer.other_fingerprint = other_fingerprint
+            if document == written:
+                whose = _CURRENT
         elif document == written:
             whose = _CURRENT  # it was looked at again, and nothing is new
         return document, whose, invalid
@@ -216,6 +271,7 @@ class Examiner:
         """Put into the entry what its stamp is made of, so that the next scan finds it equal."""
         stamp = found.stamp
         entry.metadata_fingerprint = stamp.sidecar
+        entry.other_sidecar = stamp.other
         if stamp.config is not None:
             entry.config_path, entry.config_fingerprint = stamp.config
         if stamp.run is not None:
@@ -238,13 +294,55 @@ class Examiner:
                     # Somebody (a training callback) wrote it while we read: look again, and take theirs.
                     return self._finished(found, entry, look_again_s=0.0)
                 # Not durable: after a power cut a lost or empty sidecar is made again from the checkpoint.
-                sidecar = replace_file(folder_fd, name, encode_sidecar(document), durable=False)
-            stamp, wrote = replace(stamp, sidecar=sidecar), True
+                encoded = encode_sidecar(document, fill=self._fill)
+                sidecar = replace_file(folder_fd, name, encoded, durable=False)
+                stamp, wrote = replace(stamp, sidecar=sidecar), True
+                if self._both_names:
+                    stamp = self._with_second(key, stamp, folder_fd, encoded, document)
             entry.metadata_file = layout.sidecar_path(key)
         except OSError as error:
             entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
         examined = self._finished(replace(found, stamp=stamp), entry, look_again_s=look_again_s)
         return examined._replace(wrote_sidecar=wrote)
+
+    def _with_second(self, key: str, stamp: Stamp, folder_fd: int, encoded: bytes, document: Document) -> Stamp:
+        """Write the sidecar under the second name too, unless another program's stands there or it could be shared."""
+        path = layout.other_sidecar_paths(layout.to_path(key), (*layout.KNOWN_SUFFIXES, *layout.SUFFIXES))[0]
+        name = path.rpartition("/")[2]
+        other = stamp.other
+        if other is not None and (other.path != layout.to_key(path) or other.is_shared):
+            return stamp
+        if other is None and _fingerprint_at(folder_fd, name) is not None:
+            return stamp  # it came meanwhile: the next look at it decides
+        if other is not None:
+            there, _ = self._read_sidecar(path)
+            is_ours = there is not None and there.indexer is not None and there.checkpoint_path == key
+            is_outdated = document.indexer is not None and document.indexer.other_fingerprint is None
+            if there is None or not (is_ours or (is_outdated and other.fingerprint[1] < stamp.fingerprint[1])):
+                return stamp
+        second = replace_file(folder_fd, name, encoded, durable=False)
+        return replace(stamp, other=OtherSidecar(layout.to_key(path), second))
+
+    def _read_other(self, key: str, other: OtherSidecar | None) -> tuple[Document | None, str | None]:
+        """Read the sidecar under another program's name, and say why not where it does not count.
+
+        One that we wrote is no evidence, and one that may be about another checkpoint is only if it names this one.
+        """
+        if other is None:
+            return None, None
+        path = layout.to_path(other.path)
+        name = path.rpartition("/")[2]
+        document, problem = self._read_sidecar(path)
+        if problem is not None:
+            return None, f"{name} beside it was not used: {problem.message}"
+        if document is None or document.indexer is not None:
+            return None, None
+        about = document.checkpoint_path.replace("\\", "/").rpartition("/")[2]
+        if about == layout.to_path(key).rpartition("/")[2]:
+            return document, None
+        if other.is_shared or about.endswith(layout.KNOWN_SUFFIXES):
+            return None, f"{name} beside it was not used: it is about {about[:100]!r}, as far as it says"
+        return document, None
 
     def _read_sidecar(self, path: str) -> tuple[Document | None, Problem | None]:
         """Read a sidecar; what a power cut left of one counts as none."""

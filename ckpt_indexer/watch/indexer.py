@@ -8,6 +8,7 @@ A checkpoint that fails costs its own entry only; an error of the store goes to 
 from __future__ import annotations
 
 import concurrent.futures as cf
+import itertools
 import posixpath
 import time
 from collections import Counter, OrderedDict
@@ -20,10 +21,11 @@ from ckpt_indexer.disk import remove_temporary
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
-from ckpt_indexer.model import Entry, Problem
+from ckpt_indexer.model import RULES, Entry, Problem
 from ckpt_indexer.watch.examine import Examined, Examiner
 from ckpt_indexer.watch.reconcile import Scope, places_linked_to, reconcile
 from ckpt_indexer.watch.scan import Found, Stamp, scan, stamp_of
+from ckpt_indexer.watch.twins import Twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -56,18 +58,24 @@ class Indexer:
         *,
         workers: int = 1,
         sidecars: bool = True,
+        sidecar_fill: bool = True,
+        sidecar_names: str = "full",
         remove_orphans: bool = True,
         suffixes: tuple[str, ...] | None = None,
         lookup: LookUp | None = None,
     ) -> None:
         self.root = root
         self.store = Store(root, suffixes=suffixes, on_set_aside=_log_set_aside)
-        self.examiner = Examiner(root, sidecars=sidecars, lookup=lookup)
+        self.examiner = Examiner(
+            root, sidecars=sidecars, fill=sidecar_fill, both_names=sidecar_names == "both", lookup=lookup
+        )
         self.known: dict[str, Stamp | None] = {}
         self.todo: OrderedDict[str, Found] = OrderedDict()
         self.statuses: dict[str, str] = {}  # of the entries that are not ok
         self.force = False  # read and write anew what is current
         self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
+        self._twins = Twins()
+        self._renewals: dict[str, None] = {}  # keys of entries that older rules made: read again when there is time
         self._loads = 0  # of the store, when ``known`` was last taken from it
         self._links: dict[str, str] = {}
         self._runs: dict[str, str] = {}  # key -> id of its Weights & Biases run
@@ -121,10 +129,15 @@ class Indexer:
             return False
         self._loads = self.store.loads
         self.known, self._links, self._runs, self.statuses = {}, {}, {}, {}
+        self._twins.clear()
+        self._renewals.clear()
         for key, raw in self.store.entries.items():
             entry = codec.decode_entry(raw)
             entry.path = key  # one text in memory for both
             self._note(entry)
+            self._twins.note(entry)
+            if entry.rules < RULES:
+                self._renewals[key] = None
         self._doubt(contested)
         return True
 
@@ -180,7 +193,9 @@ class Indexer:
             while len(self._in_flight) < self._in_flight_max and (key := self._next_key()) is not None:
                 force = self.force or key in self._suspect
                 self._suspect.discard(key)
-                future = self._pool.submit(self.examiner.examine, key, self.todo.pop(key), force=force)
+                twin = self._twins.score_for(key)
+                found = self.todo.pop(key)
+                future = self._pool.submit(self.examiner.examine, key, found, force=force, twin=twin)
                 self._in_flight[future] = key
             left = deadline - time.monotonic()
             done, _ = cf.wait(self._in_flight, max(0.0, left) if seconds != float("inf") else None, cf.FIRST_COMPLETED)
@@ -246,6 +261,28 @@ class Indexer:
                 del self._retries[key]
         return {layout.to_path(key) for key in due}
 
+    def take_renewals(self, count_max: int) -> set[str]:
+        """Return the paths of some entries that older rules made, to be read again."""
+        keys = list(itertools.islice(self._renewals, count_max))
+        for key in keys:
+            del self._renewals[key]
+            if key in self.known:
+                self.known[key] = None
+        return {layout.to_path(key) for key in keys}
+
+    @property
+    def has_renewals(self) -> bool:
+        """Whether entries are left that older rules made."""
+        return bool(self._renewals)
+
+    def _make_again(self, keys: list[str]) -> None:
+        """Read the checkpoints at *keys* again, whatever their sidecars say: more is known of them now."""
+        keys = [key for key in keys if key not in self.todo]
+        if keys:
+            self._suspect.update(keys)
+            self.known.update(dict.fromkeys(keys))
+            self.look({layout.to_path(key) for key in keys})
+
     def doubt_run(self, run_id: str) -> set[str]:
         """Give the paths of a run's checkpoints, to be read again: more is known of the run than when they were."""
         keys = {key for key, its_run in self._runs.items() if its_run == run_id}
@@ -290,6 +327,8 @@ class Indexer:
             self._changed[key] = entry
             self._has_news = self._has_news or entry.status != "incomplete"
         self._note(entry, look_again_s=examined.look_again_s)
+        self._renewals.pop(key, None)
+        self._make_again(self._twins.note(entry))
         log.debug("checkpoint_indexed", key=key, status=entry.status)
         if self.on_examined is not None:
             self.on_examined(examined, is_changed or examined.wrote_sidecar)
@@ -324,6 +363,8 @@ class Indexer:
         for table in (self.known, self.todo, self._links, self._runs, self._changed, self._retries, self.statuses):
             table.pop(key, None)
         self._suspect.discard(key)
+        self._renewals.pop(key, None)
+        self._twins.forget(key)
         if key in self.store.entries:
             self._removed.add(key)
             self._has_news = True

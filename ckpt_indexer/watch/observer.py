@@ -203,8 +203,9 @@ class TreeObserver:
         elif is_cookie(path):
             if not isinstance(event, FileDeletedEvent):
                 self._hints.add(path)
-        elif (subject := layout.subject_of(path, self._suffixes)) is not None:
-            self._hints.add(subject)
+        else:
+            for subject in layout.subjects_of(path, self._suffixes):
+                self._hints.add(subject)
 
     def _on_blinded(self, path: str, event: Blinded) -> None:
         """Take note that events are lost or will be."""
@@ -245,7 +246,7 @@ def _wanted(suffixes: tuple[str, ...]) -> Callable[[bytes, bytes], bool]:
     In a checkpoint that is a folder every file does.
     """
     own = tuple(map(os.fsencode, suffixes))
-    ends = (*own, *(suffix + os.fsencode(layout.SIDECAR_SUFFIX) for suffix in own))
+    ends = (*own, *map(os.fsencode, (*layout.OTHER_SIDECAR_ENDS, *layout.OWN_CONFIG_ENDS)))
     inside = tuple(suffix + b"/" for suffix in own)
 
     def is_wanted(folder: bytes, name: bytes) -> bool:

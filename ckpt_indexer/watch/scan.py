@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from ckpt_indexer import layout
 from ckpt_indexer.disk import fingerprint_of
 from ckpt_indexer.metadata import wandb
-from ckpt_indexer.model import Fingerprint
+from ckpt_indexer.model import Fingerprint, OtherSidecar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -31,7 +31,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 # A sidecar or configuration that cannot be reached counts as none: the checkpoint is to be indexed without it. Any
 # other error may pass, and must not look like a change.
 _OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
-NO_FINGERPRINT: Fingerprint = (0, 0, 0)
+_BESIDE = (*layout.OTHER_SIDECAR_ENDS, *layout.OWN_CONFIG_ENDS)
 
 
 # A pass makes one stamp for each checkpoint. The garbage collector is not told of them (``gc=False``): it would go
@@ -46,6 +46,7 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     sidecar: Fingerprint | None = None
     config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
     run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
+    other: OtherSidecar | None = None  # a sidecar under another program's name
 
 
 def stamp_of(entry: Entry) -> Stamp:
@@ -57,7 +58,7 @@ def stamp_of(entry: Entry) -> Stamp:
     config = (path, fingerprint) if path is not None and fingerprint is not None else None
     path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
     run = (path, fingerprint) if path is not None and fingerprint is not None else None
-    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run)
+    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -159,12 +160,16 @@ class _Walk:
             self.folders += 1
             checkpoints: list[tuple[str, os.stat_result]] = []
             sidecars: dict[str, Fingerprint] = {}
+            beside: dict[str, Fingerprint] = {}  # files that are about the checkpoint of the same stem
+            alike: set[str] = set()  # names that may be checkpoints, by whatever suffix
             inner: list[str] = []
             prefix = f"{folder}/" if folder else ""
             try:
                 with os.scandir(f"{self.root}/{folder}") as entries:
                     for entry in entries:
                         name = entry.name
+                        if name.endswith(layout.KNOWN_SUFFIXES):
+                            alike.add(name)
                         if name.endswith(self.suffixes):
                             if (status := _lstat(entry)) is not None:
                                 checkpoints.append((name, status))
@@ -176,6 +181,9 @@ class _Walk:
                                     inner.append(name)
                         elif entry.is_dir(follow_symlinks=False):
                             inner.append(name)
+                        elif name.endswith(_BESIDE):
+                            if (status := _lstat(entry)) is not None and stat.S_ISREG(status.st_mode):
+                                beside[name] = fingerprint_of(status)
                         elif name == layout.CONFIG_NAME and not wandb.is_own_file(prefix + name):
                             config = self._config_at(prefix + name) or config
                         elif layout.is_temporary(name):
@@ -192,12 +200,12 @@ class _Walk:
                 continue
             for name, status in checkpoints:
                 sidecar = sidecars.pop(name, None)
-                if stat.S_ISREG(status.st_mode) and not around.runs:
+                if stat.S_ISREG(status.st_mode) and not around.runs and not beside:
                     # Nearly all are so, and what `_checkpoint` does more costs as much again as the system's stat.
                     stamp = Stamp(fingerprint_of(status), None, sidecar, config)
                     self.found[layout.to_key(prefix + name)] = Found(stamp, None, False, status.st_nlink > 1)
                 else:
-                    self._checkpoint(prefix + name, status, sidecar, around)
+                    self._checkpoint(prefix + name, status, sidecar, around, (beside, alike))
             self.orphans.update((layout.to_key(prefix + name), print_) for name, print_ in sidecars.items())
             waiting += [(prefix + name, around) for name in inner]
 
@@ -207,15 +215,55 @@ class _Walk:
         status: os.stat_result,
         sidecar: Fingerprint | None,
         around: _Around,
+        listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None = None,
     ) -> None:
+        """Take one checkpoint; *listed* is what its folder's listing had: what stands beside it, and what is alike."""
         try:
             run = self._run(path, around)
-            stamp = Stamp(fingerprint_of(status), None, sidecar, around.config, run)
+            config = self._own_config(path, None if listed is None else listed[0]) or around.config
+            other = self._other_sidecar(path, listed)
+            stamp = Stamp(fingerprint_of(status), None, sidecar, config, run, other)
             self.found[layout.to_key(path)] = self._found(path, status, stamp)
         except FileNotFoundError:
             pass  # it vanished while it was looked at
         except OSError as error:
             self._note_unseen(path, error)
+
+    def _own_config(self, path: str, beside: Mapping[str, Fingerprint] | None) -> tuple[str, Fingerprint] | None:
+        """Find the configuration of this one checkpoint, which stands beside it."""
+        for candidate in layout.own_config_paths(path, self.suffixes):
+            if beside is None:
+                config = self._config_at(candidate)
+            else:
+                found = beside.get(posixpath.basename(candidate))
+                config = None if found is None else (layout.to_key(candidate), found)
+            if config is not None:
+                return config
+        return None
+
+    def _other_sidecar(
+        self, path: str, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None
+    ) -> OtherSidecar | None:
+        """Find the sidecar that another program wrote under its own name."""
+        for candidate in layout.other_sidecar_paths(path, self.suffixes):
+            if listed is None:
+                status = _lstat_at(f"{self.root}/{candidate}", _OUT_OF_REACH)
+                is_file = status is not None and stat.S_ISREG(status.st_mode)
+                found = fingerprint_of(status) if status is not None and is_file else None
+            else:
+                found = listed[0].get(posixpath.basename(candidate))
+            if found is not None:
+                is_by_stem = not candidate.startswith(path)
+                return OtherSidecar(layout.to_key(candidate), found, is_by_stem and self._is_shared(path, listed))
+        return None
+
+    def _is_shared(self, path: str, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None) -> bool:
+        """Return whether something else of the same stem may be a checkpoint, too."""
+        stem = layout.stem_of(path, self.suffixes)
+        others = {stem + suffix for suffix in (*layout.KNOWN_SUFFIXES, *self.suffixes)} - {path}
+        if listed is not None:
+            return any(posixpath.basename(other) in listed[1] for other in others)
+        return any(_lstat_at(f"{self.root}/{other}", _OUT_OF_REACH) is not None for other in others)
 
     def _found(self, path: str, status: os.stat_result, stamp: Stamp) -> Found:
         if stat.S_ISREG(status.st_mode):

@@ -29,18 +29,10 @@ from tests.index.entries import entry
 
 FIELDS = [
     *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "status", "problem", "link_target"),
-    *("epoch", "global_step", "metrics", "monitor", "architecture", "encoder", "parameters", "lightning_version"),
-    *("metadata_file", "metadata_source", "metadata_problem", "metadata_fingerprint", "config_path"),
-    *(
-        "config_fingerprint",
-        "wandb_run_id",
-        "wandb_path",
-        "wandb_fingerprint",
-        "content_id",
-        "health",
-        "generation",
-        "indexed_at",
-    ),
+    *("exp_name", "epoch", "global_step", "metrics", "monitor", "architecture", "encoder", "parameters"),
+    *("lightning_version", "metadata_file", "metadata_source", "metadata_problem", "metadata_fingerprint"),
+    *("other_sidecar", "config_path", "config_fingerprint", "wandb_run_id", "wandb_path", "wandb_fingerprint"),
+    *("content_id", "weights_id", "rules", "health", "generation", "indexed_at"),
 ]
 
 
@@ -112,6 +104,7 @@ def test_an_entry_is_written_field_for_field() -> None:
         "metrics": {"hmean": 0.5},
         "monitor": {"name": "val/hmean", "mode": "max", "value": "NaN"},
         "metadata_file": "a/x.ckpt.metadata.yaml",
+        "rules": 1,
         "generation": 0,
         "indexed_at": "",
     }

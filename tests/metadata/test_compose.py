@@ -15,7 +15,7 @@ from ckpt_indexer.metadata.compose import Config, compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of
 from ckpt_indexer.metadata.schema import Checkpointing, Document, Encoder, Metrics, Model, Training
 from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
-from ckpt_indexer.model import Entry, Monitor, Problem
+from ckpt_indexer.model import RULES, Entry, Monitor, Problem
 
 KEY = "ocr/b/checkpoints/epoch=2-step=12.ckpt"
 FINGERPRINT = (1000, 1_700_000_000_123_456_789, 42)
@@ -61,7 +61,7 @@ def test_header_and_configuration_become_one_document() -> None:
         exp_name="ocr_training_b",
         created_at="2023-11-14T22:13:20.123456",
         training=Training(epoch=2, global_step=12, max_epochs=25),
-        model=Model(architecture="dbnet", encoder=Encoder(model_name="${backbone}")),
+        model=Model(architecture="dbnet", encoder=Encoder(model_name="resnet18")),
         metrics=Metrics(precision=0.5, recall=0.25, hmean=0.75, additional_metrics={"val/hmean": 0.75}),
         checkpointing=Checkpointing(monitor="val/hmean", mode="max", save_top_k=3, save_last=True),
         hydra_config_path="ocr/b/.hydra/config.yaml",
@@ -165,7 +165,9 @@ def test_the_entry_says_what_the_document_says() -> None:
         metrics={"precision": 0.5, "recall": 0.25, "hmean": 0.75, "val/hmean": 0.75},
         monitor=Monitor("val/hmean", "max", 0.75),
         architecture="dbnet",
-        encoder="${backbone}",
+        encoder="resnet18",
+        exp_name="ocr_training_b",
+        rules=RULES,
         parameters=12,
         lightning_version="2.6.6",
         metadata_source="checkpoint",
@@ -213,6 +215,7 @@ def test_a_bare_entry_knows_its_place_only() -> None:
         status="unreadable",
         problem=problem,
         link_target="a/gone.ckpt",
+        rules=RULES,
     )
 
 

@@ -39,7 +39,7 @@ def test_the_callbacks_facts_win_over_header_and_configuration() -> None:
     assert (document.exp_name, document.wandb_run_id) == ("told", "abc123")
     assert (document.training.training_phase, document.training.max_epochs) == ("finetuning", 7)
     assert document.checkpointing.model_dump() == {
-        "monitor": "val/loss", "mode": "min", "save_top_k": 5, "save_last": "link",
+        "monitor": "val/loss", "mode": "min", "save_top_k": 5, "save_last": True,
     }  # fmt: skip
     assert (document.metrics.hmean, document.metrics.precision, document.metrics.recall) == (0.9, 0.6, 0.25)
     assert document.metrics.validation_loss == 0.125

@@ -11,7 +11,8 @@ import pytest
 from ckpt_indexer.formats.container import read_facts
 from ckpt_indexer.formats.facts import Facts, MonitorState
 from ckpt_indexer.metadata.compose import compose
-from ckpt_indexer.metadata.score import Score, find_score, numbers_in_name
+from ckpt_indexer.metadata.names import parse_name
+from ckpt_indexer.metadata.score import Score, find_score
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,6 +212,15 @@ def test_a_file_without_monitors_has_no_score() -> None:
         ("epoch=2-step=30.ckpt", {}),
         ("lr=0.1/checkpoints/last.ckpt", {}),
         ("lr=0.1-seed=3/last.ckpt", {}),
+        ("fold=3-seed=0.1-lr=0.001-bs=16.ckpt", {}),
+        ("epoch-03_step-000103_hmean-0.8920.ckpt", {"hmean": 0.892}),
+        ("best-hmean-0.8920.ckpt", {"hmean": 0.892}),
+        ("best_val_loss-0.1234.ckpt", {"val_loss": 0.1234}),
+        ("x/epoch_epoch=01-step_step=0546-loss_val/loss=1.6217.ckpt", {"val/loss": 1.6217}),
+        ("last_20251011_004442.ckpt", {}),
+        ("best-v1.ckpt", {}),
+        ("unet-1.5-lr-0.001.ckpt", {}),
+        ("acc-12.ckpt", {}),
         ("epoch=3/hmean=0.5.ckpt", {"hmean": 0.5}),
         ("hmean=.ckpt", {}),
         ("=0.5.ckpt", {}),
@@ -218,4 +228,40 @@ def test_a_file_without_monitors_has_no_score() -> None:
     ],
 )
 def test_the_numbers_of_a_name_are_read(name: str, numbers: dict[str, float]) -> None:
-    assert numbers_in_name(name) == numbers
+    assert parse_name(name).metrics == numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "step"),
+    [
+        ("epoch-03_step-000103.ckpt", 3, 103),
+        ("epoch-03_step-000103_hmean-0.8920.ckpt", 3, 103),
+        ("x/epoch_epoch=01-step_step=0546-loss_val/loss=1.6217.ckpt", 1, 546),
+        ("resnet18_bs12_epoch_epoch=0_step_step=13.ckpt", 0, 13),
+        ("epoch=2-step=30-v1.ckpt", 2, 30),
+        ("checkpoint_epoch=2.ckpt", 2, None),
+        ("last_20251011_004442.ckpt", None, None),
+        ("best.ckpt", None, None),
+        ("resnet18_bs12.ckpt", None, None),
+    ],
+)
+def test_epoch_and_step_of_a_name_are_read(name: str, epoch: int | None, step: int | None) -> None:
+    assert parse_name(name)[:2] == (epoch, step)
+
+
+def test_a_file_that_says_nothing_has_the_epoch_step_and_score_of_its_name() -> None:
+    key = "x/checkpoints/epoch-03_step-000103_hmean-0.8920.ckpt"
+    document = compose(key=key, link_target=None, fingerprint=(1, 1, 1), facts=Facts(), config=None)
+    assert document.indexer is not None
+    assert (document.training.epoch, document.training.global_step, document.metrics.hmean) == (3, 103, 0.892)
+    assert (document.checkpointing.monitor, document.indexer.monitor_value) == ("hmean", 0.892)
+    assert document.indexer.sources["training"] == "name"
+
+
+def test_a_name_has_the_last_part_of_its_monitor() -> None:
+    facts = Facts(epoch=3, monitors=[state()])
+    document = compose(
+        key="x/best-hmean-0.8920.ckpt", link_target=None, fingerprint=(1, 1, 1), facts=facts, config=None
+    )
+    assert document.indexer is not None
+    assert (document.checkpointing.monitor, document.indexer.monitor_value) == ("val/hmean", 0.892)
