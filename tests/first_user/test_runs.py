@@ -51,7 +51,7 @@ callbacks:
 """
 
 
-class UniqueModelCheckpoint(ModelCheckpoint):  # type: ignore[misc]
+class UniqueModelCheckpoint(ModelCheckpoint):
     """A saver of a project's own."""
 
 
@@ -101,9 +101,9 @@ def test_command_line_overrides_that_hydra_composed_are_followed(tmp_path: Path)
         overrides = ["model=craft", "model.architectures.backbone=resnet50", "trainer.max_epochs=7"]
         composed = OmegaConf.to_container(hydra.compose("config", overrides=overrides))
     assert isinstance(composed, dict)
-    model = model_part(composed)  # type: ignore[arg-type]
+    model = model_part(composed)
     assert (model.architecture, model.encoder.model_name, model.decoder.name) == ("craft", "resnet50", "fpnc")
-    assert find_int(composed, "trainer.max_epochs") == 7  # type: ignore[arg-type]
+    assert find_int(composed, "trainer.max_epochs") == 7
 
 
 @pytest.mark.parametrize(
