@@ -192,9 +192,10 @@ def test_the_key_of_the_example_is_what_the_rule_gives() -> None:
 def test_the_set_up_is_two_lines() -> None:
     (section,) = re.findall(r"^## 60 seconds\n(.*?)^Now train", README, re.DOTALL | re.MULTILINE)
     commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    check = "ruff check && ruff format --check && mypy && pytest -n auto --dist loadfile"
     assert [command.strip().splitlines() for command in commands] == [
         ["mkdir -p outputs && pip install . && ckpt-indexer watch outputs/"],
-        ["pip install -e '.[dev]' && ruff check && ruff format --check && mypy && pytest -n auto --dist loadfile"],
+        [f"pip install -e '.[dev]' -c tests/constraints.txt && {check}"],
     ]
 
 

@@ -28,7 +28,7 @@ from ckpt_indexer import layout
 from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.query import parse_filter, parse_order
-from ckpt_indexer.web import compare, pages, schema, summary, table
+from ckpt_indexer.web import compare, older, pages, schema, summary, table
 from ckpt_indexer.web import view as views
 from ckpt_indexer.web.account import read_account
 from ckpt_indexer.web.catalog import Catalog
@@ -40,6 +40,7 @@ from ckpt_indexer.web.view import View
 
 PAGE_SIZE_MAX = 1000  # entries: a megabyte
 BATCH_SIZE_MAX = 5000
+OLDER_BATCH_SIZE = 500  # records, which are encoded between two answers to others: 3 ms
 PAGE_MAX = 10**9
 FILTERS_MAX = 16
 FIELD_MAX = 500  # characters of a field's name, a filter, a search
@@ -61,12 +62,14 @@ _Filters = Annotated[
 ]
 
 
-def create_router(root: str | os.PathLike[str], *, streams_max: int = STREAMS_MAX) -> APIRouter:
+def create_router(root: str | os.PathLike[str], *, streams_max: int = STREAMS_MAX, older: bool = False) -> APIRouter:
     """Make the routes for the index of *root*, to be included in an application under any prefix.
 
-    Who may ask is the application's business: nothing here looks at hosts or tokens.
+    *older* adds ``/checkpoints`` and ``/checkpoints/stream`` for front ends of an older catalogue (module ``older``),
+    and reads the index when the application starts. Who may ask is the application's business: nothing here looks at
+    hosts or tokens.
     """
-    return Api(os.fspath(root), streams_max=streams_max).router
+    return Api(os.fspath(root), streams_max=streams_max, older=older).router
 
 
 class _KeyConvertor(StringConvertor):
@@ -94,11 +97,13 @@ class _Route(APIRoute):
 class Api:
     """The routes over one root's index."""
 
-    def __init__(self, root: str, *, streams_max: int = STREAMS_MAX) -> None:
+    def __init__(self, root: str, *, streams_max: int = STREAMS_MAX, older: bool = False) -> None:
         self.catalog = Catalog(root)
         self.traffic = Traffic(streams_max)
         self._sidecars = Sidecars(root)
         self._folder = layout.to_key(os.path.abspath(root))
+        self._name = self._folder.rpartition("/")[2]
+        self._has_older = older
         self._running: Follower | None = None
         self.router = APIRouter(route_class=_Route, lifespan=self._lifespan, tags=["checkpoints"])
         self._add_routes()
@@ -113,7 +118,13 @@ class Api:
     def preload(self) -> None:
         """Read the index and make the first answer's order, before anybody asks."""
         self.catalog.look()
-        self.catalog.view.select(_query("modified_time", "desc", [], ""))
+        self._prepare()
+
+    def _prepare(self) -> None:
+        view = self.catalog.view
+        view.select(_query("modified_time", "desc", [], ""))
+        if self._has_older:
+            older.encode_list(view, view.select(older.QUERY), self._name, 1)
 
     def stop(self) -> None:
         """End all streams: the server is about to."""
@@ -123,6 +134,11 @@ class Api:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         try:
+            if self._has_older:
+                # By the follower, whose patience has an end: a disk that hangs must not keep the application from
+                # starting.
+                await self.follower.fresh()
+                await self.follower.work(self._prepare)
             yield
         finally:
             if self._running is not None:
@@ -149,6 +165,11 @@ class Api:
             {503: schema.CatalogHealth})  # fmt: skip
         add("/healthz", self.get_alive, schema.Alive, "Whether the server answers.")
         add("/metrics", self.get_metrics, "text/plain", "Figures for Prometheus.")
+        if self._has_older:
+            records = list[schema.OlderRecord]
+            add("/checkpoints", self.list_older, records, "All usable checkpoints, as records of an older catalogue.",
+                {304: None})  # fmt: skip
+            add("/checkpoints/stream", self.stream_older, "text/event-stream", "The same, in batches.")
 
     def _add(
         self, path: str, endpoint: Callable[..., Awaitable[Response]], answer: Any, text: str,
@@ -327,6 +348,25 @@ class Api:
 
         return Response(await self.follower.read(read), headers=_JSON)
 
+    # --- for front ends of an older catalogue ---
+
+    async def list_older(
+        self, request: Request, limit: Annotated[int | None, Query(ge=1, le=older.LIMIT_MAX)] = None
+    ) -> Response:
+        """List usable checkpoints, newest first, as records of an older catalogue."""
+        view = await self._view()
+        rows = await self.follower.select(view, older.QUERY)
+        body = await self.follower.work(lambda: older.encode_list(view, rows, self._name, limit))
+        return _json(request, body, _tag(view, "list_older", request))
+
+    async def stream_older(self, limit: Annotated[int | None, Query(ge=1, le=older.LIMIT_MAX)] = None) -> Response:
+        """Give the same records as server-sent events: `batch` after `batch`, then `complete`."""
+        pieces = iter_batches(
+            self.follower, older.QUERY, limit=limit, batch_size=OLDER_BATCH_SIZE,
+            encode=lambda raw: older.encode_record(raw, self._name),
+        )  # fmt: skip
+        return self._stream("stream_older", pieces)
+
     # --- health ---
 
     async def get_health(self) -> Response:
@@ -378,7 +418,7 @@ class Api:
         return PiecewiseResponse(pieces, lambda: self.traffic.end_stream(route), media_type=media_type, headers=headers)
 
 
-_CACHED = frozenset({"list_checkpoints", "list_as_csv", "list_experiments"})
+_CACHED = frozenset({"list_checkpoints", "list_as_csv", "list_experiments", "list_older"})
 _JSON = {"content-type": "application/json", "cache-control": "no-store"}
 _REVALIDATE = {"cache-control": "private, no-cache", "vary": "Accept-Encoding, Authorization"}
 _STATUSES: dict[int | str, str] = {

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ckpt_indexer import model
-from ckpt_indexer.web import compare, summary
+from ckpt_indexer.web import compare, older, summary
 
 
 def _type_of(kind: Any) -> Any:
@@ -45,6 +45,7 @@ Entry: Any = model_of(model.Entry)
 Experiment: Any = model_of(summary.Experiment)
 ErrorNote: Any = model_of(summary.ErrorNote)
 ComparedRow: Any = model_of(compare.Row)
+OlderRecord: Any = model_of(older.OlderRecord)
 
 
 EVENT: dict[str, Any] = {

@@ -33,15 +33,21 @@ SHARED_MAX = 200  # entries of an event that is kept for the next who asks
 CHANGED_MAX = 2000  # entries in one event; more is loaded anew by the client
 
 
-async def iter_batches(follower: Follower, query: Query, *, limit: int | None, batch_size: int) -> AsyncIterator[bytes]:
-    """Give the entries of a query: those that are there at the start, each as it stands when its turn comes."""
+async def iter_batches(
+    follower: Follower, query: Query, *, limit: int | None, batch_size: int,
+    encode: Callable[[msgspec.Raw], bytes | None] = bytes,
+) -> AsyncIterator[bytes]:  # fmt: skip
+    """Give the entries of a query: those that are there at the start, each as it stands when its turn comes.
+
+    *encode* makes of an encoded entry what is sent, or ``None`` for nothing.
+    """
     walk = await begin_walk(follower, query, limit=limit)
     if follower.catalog.error is not None:
         yield event({"type": "error", "error": str(follower.catalog.error)})
         return
     size, sent = min(FIRST_BATCH, batch_size), 0
     while walk.has_more and not follower.stopped.is_set():
-        count, batch = _encode_batch(walk, size)
+        count, batch = _encode_batch(walk, size, encode)
         size, sent = batch_size, sent + count
         yield batch
         await asyncio.sleep(0)  # a client that takes everything at once must not keep the others waiting
@@ -55,12 +61,12 @@ async def begin_walk(follower: Follower, query: Query, *, limit: int | None = No
     return Walk(follower.catalog, view, await follower.select(view, query), limit=limit)
 
 
-def _encode_batch(walk: Walk, size: int) -> tuple[int, bytes]:
+def _encode_batch(walk: Walk, size: int, encode: Callable[[msgspec.Raw], bytes | None]) -> tuple[int, bytes]:
     # A function of its own: what a generator names lives on while its client stands still.
-    raws = walk.take(size)
-    rest = {"count": len(raws), "has_more": walk.has_more, "total": walk.total, "generation": walk.generation}
-    body = b",".join(raws)
-    return len(raws), b'data: {"type":"batch","checkpoints":[' + body + b"]," + msgspec.json.encode(rest)[1:] + b"\n\n"
+    found = [piece for raw in walk.take(size) if (piece := encode(raw)) is not None]
+    rest = {"count": len(found), "has_more": walk.has_more, "total": walk.total, "generation": walk.generation}
+    body = b",".join(found)
+    return len(found), b'data: {"type":"batch","checkpoints":[' + body + b"]," + msgspec.json.encode(rest)[1:] + b"\n\n"
 
 
 async def iter_changes(follower: Follower, since: int | None) -> AsyncIterator[bytes]:
