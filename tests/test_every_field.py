@@ -111,7 +111,9 @@ def test_the_sidecar_of_a_run_that_knew_everything_has_every_field(tmp_path: Pat
         "checkpointing": "embedded",
     }
     indexer.pop("wandb_fingerprint")  # the run's log may not have been begun on disk when the callback looked
-    assert [name for name, value in indexer.items() if value is None] == ["problem", "datamodule_hyper_parameters"]
+    assert [name for name, value in indexer.items() if value is None] == [
+        "other_fingerprint", "problem", "datamodule_hyper_parameters",
+    ]  # fmt: skip
     entry = read_index(root).entries[key]
     assert (entry.monitor and entry.monitor.value, entry.wandb_run_id) == (0.875, run_id)
 

@@ -86,7 +86,7 @@ def test_every_save_overwrite_and_deletion_of_a_training_run_shows_with_its_own_
             for key, entry in entries.items():
                 document = yaml.safe_load((root / f"{key}.metadata.yaml").read_text())
                 assert document["indexer"]["monitor_value"] == expected[key]["score"]
-                assert (entry.experiment, entry.architecture) == ("2026-11-21/run", "ocrmodel")
+                assert (entry.experiment, entry.architecture) == ("2026-11-21/run", "ocr_model")
                 assert (entry.encoder, entry.config_path) == (
                     "mobilenetv3_small_050",
                     "2026-11-21/run/.hydra/config.yaml",
@@ -104,7 +104,7 @@ def test_every_save_overwrite_and_deletion_of_a_training_run_shows_with_its_own_
     document = yaml.safe_load((root / f"{best}.metadata.yaml").read_text())
     assert document["exp_name"] == "ocr_training_b"
     assert document["training"] == {"epoch": 5, "global_step": 24, "training_phase": "training", "max_epochs": 6}
-    assert document["model"]["encoder"] == {"model_name": "mobilenetv3_small_050", "pretrained": True, "frozen": None}
+    assert document["model"]["encoder"] == {"model_name": "mobilenetv3_small_050", "pretrained": True}
     assert document["model"]["decoder"]["name"] == "unet"
     assert document["metrics"]["hmean"] == max(SCORES)
     assert document["indexer"]["hyper_parameters"] == {"width": 8, "name": "tiny"}
