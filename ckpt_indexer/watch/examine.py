@@ -298,14 +298,14 @@ class Examiner:
                 sidecar = replace_file(folder_fd, name, encoded, durable=False)
                 stamp, wrote = replace(stamp, sidecar=sidecar), True
                 if self._both_names:
-                    stamp = self._with_second(key, stamp, folder_fd, encoded, document)
+                    stamp = self._with_second(key, stamp, folder_fd, encoded)
             entry.metadata_file = layout.sidecar_path(key)
         except OSError as error:
             entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
         examined = self._finished(replace(found, stamp=stamp), entry, look_again_s=look_again_s)
         return examined._replace(wrote_sidecar=wrote)
 
-    def _with_second(self, key: str, stamp: Stamp, folder_fd: int, encoded: bytes, document: Document) -> Stamp:
+    def _with_second(self, key: str, stamp: Stamp, folder_fd: int, encoded: bytes) -> Stamp:
         """Write the sidecar under the second name too, unless another program's stands there or it could be shared."""
         path = layout.other_sidecar_paths(layout.to_path(key), (*layout.KNOWN_SUFFIXES, *layout.SUFFIXES))[0]
         name = path.rpartition("/")[2]
@@ -317,8 +317,9 @@ class Examiner:
         if other is not None:
             there, _ = self._read_sidecar(path)
             is_ours = there is not None and there.indexer is not None and there.checkpoint_path == key
-            is_outdated = document.indexer is not None and document.indexer.other_fingerprint is None
-            if there is None or not (is_ours or (is_outdated and other.fingerprint[1] < stamp.fingerprint[1])):
+            is_about_it = there is not None and _about(there) == layout.to_path(key).rpartition("/")[2]
+            is_outdated = is_about_it and other.fingerprint[1] < stamp.fingerprint[1]
+            if not (is_ours or is_outdated):
                 return stamp
         second = replace_file(folder_fd, name, encoded, durable=False)
         return replace(stamp, other=OtherSidecar(layout.to_key(path), second))
@@ -337,7 +338,7 @@ class Examiner:
             return None, f"{name} beside it was not used: {problem.message}"
         if document is None or document.indexer is not None:
             return None, None
-        about = document.checkpoint_path.replace("\\", "/").rpartition("/")[2]
+        about = _about(document)
         if about == layout.to_path(key).rpartition("/")[2]:
             return document, None
         if other.is_shared or about.endswith(layout.KNOWN_SUFFIXES):
@@ -431,6 +432,11 @@ class Examiner:
 # Whose the sidecar on disk is: nobody's, ours but about other content, ours, another program's, another's but older
 # than the checkpoint.
 _ABSENT, _STALE, _CURRENT, _FOREIGN, _OUTDATED = "absent", "stale", "current", "foreign", "outdated"
+
+
+def _about(document: Document) -> str:
+    """Return the name of the checkpoint that a sidecar says it is about, whatever machine wrote it."""
+    return document.checkpoint_path.replace("\\", "/").rpartition("/")[2]
 
 
 def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any, count_max: int) -> None:
