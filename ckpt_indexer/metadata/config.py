@@ -218,8 +218,8 @@ def model_part(config: dict[str, Any]) -> Model:
     nodes = [found for key in _MODEL_KEYS if isinstance(found := config.get(key), dict)]
     if not nodes:
         nodes = list(_deeper_models(config))[:1]
-    parts = _find_parts(nodes or [config], is_whole=not nodes)
-    top = _find_parts([config], is_whole=False, depth_max=0)
+    top = _find_parts([config], depth_max=0)
+    parts = _find_parts(nodes, depth_max=DEPTH_MAX) if nodes else top
     for role in ("encoder", "loss"):  # a loss stands beside the model as often as in it; flat ones name the encoder
         parts[role] = parts[role] or top[role]
     return Model(
@@ -260,11 +260,11 @@ def _mappings(root: dict[str, Any], depth_max: int) -> Iterator[_Part]:
         waiting = below
 
 
-def _find_parts(roots: list[dict[str, Any]], *, is_whole: bool, depth_max: int = DEPTH_MAX) -> dict[str, list[_Part]]:
-    """Find what has a role, in the order in which it is to be believed but for its name."""
+def _find_parts(roots: list[dict[str, Any]], *, depth_max: int) -> dict[str, list[_Part]]:
+    """Find what has a role, overrides and what stands higher up first."""
     found: dict[str, list[_Part]] = {role: [] for role in _ROLES}
     for root in roots:
-        for node in _mappings(root, 0 if is_whole else depth_max):
+        for node in _mappings(root, depth_max):
             for role, keys in _ROLES.items():
                 for key in keys:
                     if isinstance(value := node.value.get(key), dict | str) and value:
@@ -304,10 +304,7 @@ def _class_of(node: dict[str, Any], config: dict[str, Any]) -> str | None:
 
 def _architecture(config: dict[str, Any], nodes: list[dict[str, Any]]) -> str | None:
     """Name the architecture: by name, in the model's nodes from the outermost, else by the class of the innermost."""
-    classes: list[str] = []
-    chain: list[dict[str, Any]] = []
-    for node in nodes:
-        chain += _chain(node)
+    chain = [inner for node in nodes for inner in _chain(node)]
     for node in chain:
         for key in _ARCHITECTURE_KEYS:
             if (name := _architecture_at(node.get(key), config)) is not None:
