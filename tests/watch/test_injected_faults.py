@@ -326,9 +326,12 @@ def test_what_failed_alone_is_tried_again_alone(watched: Watched, tmp_path: Path
     """A sidecar that could not be put in its place, and a checkpoint that could not be opened: without an event."""
     watched.get_well()
     key = "r1/checkpoints/alone.ckpt"
+    failed = len(watched.daemon.events("commit_failed"))
     with begin(watched, tmp_path, "rename", "EIO"):
         put(watched.root / key, watched.sample)
         wait_for(lambda: watched.reasons() == {"state-unwritable"})
+        # The state is written with each pass: only a commit that failed says that the checkpoint was read meanwhile.
+        wait_for(lambda: len(watched.daemon.events("commit_failed")) > failed)
     wait_for(lambda: (entry := read_index(watched.root).entries.get(key)) and entry.metadata_problem)
     with begin(watched, tmp_path, "open a checkpoint", "EIO"):
         os.utime(watched.root / OLD)
