@@ -8,10 +8,11 @@ import click
 import msgspec
 
 from ckpt_indexer.cli.options import json_option, print_json, printable, root_argument
+from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
-from ckpt_indexer.watch.state import DaemonState, Reason, is_daemon_alive, read_state
+from ckpt_indexer.watch.state import DaemonState, Reason, read_state
 
 
 @click.command("status")

@@ -10,10 +10,10 @@ import click
 
 from ckpt_indexer import layout
 from ckpt_indexer.cli.options import json_option, print_json, root_argument
+from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import CkptIndexerError
 from ckpt_indexer.index.reader import read_index
-from ckpt_indexer.watch.state import is_daemon_alive
 
 POLL_S = 0.001
 

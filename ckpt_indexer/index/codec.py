@@ -6,14 +6,16 @@ newer version wrote into them is kept.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import posixpath
 import re
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
-from ckpt_indexer.layout import SIDECAR_SUFFIX, SUFFIXES, is_suffix
+from ckpt_indexer.layout import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, is_checkpoint, is_suffix
 from ckpt_indexer.model import Entry
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Index(msgspec.Struct):
     suffixes: tuple[str, ...] = SUFFIXES  # of the names that count as checkpoints
     entries: dict[str, msgspec.Raw] = {}
     extra: dict[str, msgspec.Raw] = {}  # fields of a newer version
+    listings: msgspec.Raw | None = None  # the ``checkpoints`` section as it was read; never written from here
 
 
 def decode_index(data: bytes, path: str) -> Index:
@@ -90,11 +93,27 @@ def decode_index(data: bytes, path: str) -> Index:
             suffixes=suffixes,
             entries=_entries_decoder.decode(document["entries"]) if "entries" in document else {},
             extra={key: value for key, value in document.items() if key not in _KNOWN},
+            listings=document.get("checkpoints"),
         )
     except KeyError as error:
         raise IndexCorrupt(path=path, reason=f"it has no {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IndexCorrupt(path=path, reason=str(error)) from None
+
+
+def is_torn(data: bytes) -> bool:
+    """Return whether bytes are no JSON at all, as a file is for the moment in which it is written in place.
+
+    >>> is_torn(b''), is_torn(b'{"version": "1.'), is_torn(b'[1, 2]')
+    (True, True, False)
+    """
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return True
+    except RecursionError:
+        pass
+    return False
 
 
 def iter_encoded(index: Index, listings: dict[str, msgspec.Raw]) -> Iterator[bytes]:
@@ -104,7 +123,7 @@ def iter_encoded(index: Index, listings: dict[str, msgspec.Raw]) -> Iterator[byt
         "last_updated": index.last_updated,
         "generation": index.generation,
         **({} if index.suffixes == SUFFIXES else {"suffixes": index.suffixes}),
-        "checkpoints": dict(sorted(listings.items())),
+        "checkpoints": encode_listings(listings),
     }
     yield _encoder.encode(head)[:-1] + b',"entries":{'
     items = iter(index.entries.items())
@@ -113,6 +132,43 @@ def iter_encoded(index: Index, listings: dict[str, msgspec.Raw]) -> Iterator[byt
         yield separator + _encoder.encode(piece)[1:-1]
         separator = b","
     yield b"}" + b"".join(b"," + _encoder.encode({key: raw})[1:-1] for key, raw in index.extra.items()) + b"}\n"
+
+
+class _Names(msgspec.Struct):
+    checkpoints: list[str] = []
+
+
+_names_decoder = msgspec.json.Decoder(_Names)
+
+
+def decode_listed_keys(listings: msgspec.Raw | None, suffixes: tuple[str, ...]) -> set[str]:
+    """Return the keys that a ``checkpoints`` section names, whoever wrote it; those below the root only.
+
+    >>> listings = b'{"a": {"checkpoints": ["x.ckpt", "../y.ckpt", "../../../z.ckpt"]}}'
+    >>> sorted(decode_listed_keys(msgspec.Raw(listings), SUFFIXES))
+    ['a/checkpoints/x.ckpt', 'a/y.ckpt']
+    """
+    keys = set()
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        for experiment, raw in _document_decoder.decode(listings or b"{}").items():
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+                for name in _names_decoder.decode(raw).checkpoints:
+                    key = posixpath.normpath(f"{experiment}/checkpoints/{name}")
+                    if _is_key_below_root(key) and is_checkpoint(key, suffixes):
+                        keys.add(key)
+    return keys
+
+
+def _is_key_below_root(key: str) -> bool:
+    parts = key.split("/")
+    return (
+        "\0" not in key and parts[0] not in ("", "..") and all(len(part.encode()) <= NAME_BYTES_MAX for part in parts)
+    )
+
+
+def encode_listings(listings: dict[str, msgspec.Raw]) -> msgspec.Raw:
+    """Write the ``checkpoints`` section."""
+    return msgspec.Raw(_encoder.encode(dict(sorted(listings.items()))))
 
 
 def decode_entry(raw: msgspec.Raw | bytes) -> Entry:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 import msgspec
 
 from ckpt_indexer import layout
+from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable
 from ckpt_indexer.index import codec
 from ckpt_indexer.model import Entry, Fingerprint
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CACHED_MAX = 16  # indexes kept between calls
+# A writer that takes no lock may put an older index back, or be seen halfway through. A daemon mends that within a
+# second: for so long what was read before stands, if one lives.
+HOLD_S = 3.0
 MOMENT_S, MOMENTS_MAX = 0.01, 5  # how long, and how often, to wait for an index that a writer has been at
 INDEX_MAX = 4 << 30  # bytes; a million entries take 1 GB
 
@@ -74,6 +78,8 @@ class _Known(msgspec.Struct, frozen=True):
     fingerprint: Fingerprint
     view: IndexView
     encoded: dict[str, msgspec.Raw]  # the entries as the file has them; empty until the index is seen to change
+    root: tuple[int, int] | None = None  # device and inode of the root
+    held_since: float | None = None  # monotonic: when the file was first seen to be older than this
 
 
 _decoder = msgspec.json.Decoder(_Document[Entry])
@@ -94,7 +100,10 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         RootUnusable: there is no such folder, or the file cannot be read.
 
     """
-    root = os.fspath(root)
+    return _read_index(os.fspath(root), MOMENTS_MAX)
+
+
+def _read_index(root: str, moments: int) -> IndexView:
     path = os.path.join(root, layout.INDEX_NAME)
     try:
         # Opened before it is looked at, so that the cached fingerprint belongs to the bytes read.
@@ -115,12 +124,48 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
         raise IndexMissing(path=path) from None
     except OSError as error:
         raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
-    view, encoded = _decode(data, root, path, known)
+    try:
+        view, encoded = _decode(data, root, path, known)
+    except IndexCorrupt:
+        if (held := _held(root, path, known)) is not None:
+            return held
+        if moments > 0 and codec.is_torn(data):
+            time.sleep(MOMENT_S)
+            return _read_index(root, moments - 1)
+        raise
+    if (
+        known is not None
+        and view.generation <= known.view.generation
+        and (held := _held(root, path, known)) is not None
+    ):
+        return held
     with _cache_lock:
-        _cache[path] = _Known(fingerprint, view, encoded)
+        _cache[path] = _Known(fingerprint, view, encoded, _identity(root))
         while len(_cache) > CACHED_MAX:
             _cache.popitem(last=False)
     return view
+
+
+def _held(root: str, path: str, known: _Known | None) -> IndexView | None:
+    """Return what was read before, if it stands against a file that is older or torn; see ``HOLD_S``."""
+    if known is None or known.root != _identity(root) or not is_daemon_alive(root):
+        return None
+    now = time.monotonic()
+    since = now if known.held_since is None else known.held_since
+    if now - since > HOLD_S:
+        return None
+    if known.held_since is None:
+        with _cache_lock:
+            _cache[path] = msgspec.structs.replace(known, held_since=now)
+    return known.view
+
+
+def _identity(root: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(root)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
 
 
 def _opened(root: str, path: str) -> BinaryIO:

@@ -8,6 +8,9 @@ Promises:
 - A lock dies with its holder (``flock``): a killed writer blocks nobody.
 - A reader needs no lock: the file is replaced by rename, after its bytes were synced, and the folder is synced before
   ``commit`` returns. After a power cut there is the old index or the new one.
+- What another program writes without the lock, from what it read earlier, takes nothing back: this store's entries and
+  generation stand, fields that it does not know are kept, and the next commit writes the index even if nothing else
+  changed. Such a write is known by its generation, which is not beyond ours: every locked writer adds one.
 - What is not an index is set aside as ``.checkpoint_index.json.corrupt-<time>``, never overwritten; an index of a newer
   major version is left alone, and the error says so.
 
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.model import Entry, Fingerprint
 
+TORN_AGE_S = 1.0  # a file that is no JSON and older than this is not being written any more
+TORN_WAIT_S, TORN_PAUSE_S = 0.5, 0.02  # for such a file to become whole; the lock is held, and its patience is longer
 LOCK_TIMEOUT_S = 10.0  # a commit takes milliseconds; longer means a stuck writer
 SET_ASIDE_INFIX = ".corrupt-"
 
@@ -47,6 +52,13 @@ class Outcome(NamedTuple):
 
     changed: list[str]  # keys whose entries really changed or went
     contested: set[str]  # keys that another writer changed since the store last looked: nothing was written for them
+
+
+class Doubts(NamedTuple):
+    """What has to be looked at on the disk, because the index's file was not what it should have been."""
+
+    keys: set[str]  # that vanished, changed, or are listed by somebody else
+    older: set[str]  # those whose entries are older than what was known: to be read again, whatever their stamps say
 
 
 class Store:
@@ -67,6 +79,11 @@ class Store:
         self._suffixes = suffixes
         self._path = os.path.join(root, layout.INDEX_NAME)
         self.loads = 0  # how often entries came from the file; a number that moved means another writer was there
+        self.overwrites = 0  # how often the file was found written without the lock, from an older index
+        self.overwritten_by = 0  # the generation of the last such file
+        self.writes = 0  # of the index's file
+        self._must_write = False  # the file is not what is known: the next commit writes it
+        self._doubts = Doubts(set(), set())
         self._on_set_aside = on_set_aside
         self._index = Index()
         self._fingerprint: Fingerprint | None = None  # of the file self._index came from
@@ -85,8 +102,34 @@ class Store:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the index on disk has other suffixes: the next commit writes it."""
-        return self.suffixes != self._index.suffixes
+        """Whether the index on disk has other suffixes, or was overwritten: the next commit writes it."""
+        return self._must_write or self.suffixes != self._index.suffixes
+
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether the index on disk lacks what is known, because somebody overwrote or removed it."""
+        return self._must_write
+
+    @property
+    def has_doubts(self) -> bool:
+        return bool(self._doubts.keys)
+
+    def take_doubts(self) -> Doubts:
+        """Return what has to be looked at on the disk, and forget it."""
+        doubts, self._doubts = self._doubts, Doubts(set(), set())
+        return doubts
+
+    def is_current(self) -> bool:
+        """Return whether the file is the one that was last read or written; one ``stat``, without the lock.
+
+        A file that cannot be looked at is left to the next ``load``.
+        """
+        try:
+            return fingerprint_of(os.stat(self._path, follow_symlinks=False)) == self._fingerprint
+        except FileNotFoundError:
+            return self._fingerprint is None
+        except OSError:
+            return True
 
     @property
     def entries(self) -> Mapping[str, msgspec.Raw]:
@@ -153,11 +196,13 @@ class Store:
         try:
             pieces = codec.iter_encoded(index, self._listings)
             self._fingerprint = replace_file(folder, layout.INDEX_NAME, pieces)
+            self.writes += 1
         except BaseException:
             self._put(before)
             self._is_unsynced = True
             raise
         self._index = index
+        self._must_write = False
 
     def _put(self, new: Mapping[str, msgspec.Raw | None]) -> None:
         """Apply changes to the entries in memory, and to what the ``checkpoints`` section says of them."""
@@ -190,7 +235,13 @@ class Store:
         if not loads or loads == self.loads:
             return set()
         now = self._index.entries
-        return {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+        contested = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+        # A locked writer that began with an index which somebody else had overwritten passes on what that one lost.
+        self._doubts.keys.update(contested)
+        self._doubts.older.update(
+            key for key in contested & now.keys() & before.keys() if _is_older(now[key], before[key])
+        )
+        return contested
 
     def _read(self, folder: int) -> None:
         try:
@@ -198,18 +249,50 @@ class Store:
                 fingerprint = fingerprint_of(os.fstat(file))
                 if fingerprint == self._fingerprint:
                     return
-                with open(file, "rb", closefd=False) as stream:
-                    data = stream.read()
+                data, fingerprint = _read_whole(file)
             index = codec.decode_index(data, self._path)
         except FileNotFoundError:
-            if self._fingerprint is not None or not self.loads:
+            if not self.loads:
                 self._replace(self._emptied(), None)
+            elif self._fingerprint is not None:
+                self._stand(None)
         except NotRegularFile:
             self._set_aside(folder, "it is no regular file")
         except IndexCorrupt as error:
             self._set_aside(folder, str(error))
         else:
-            self._replace(index, fingerprint)
+            if not self.loads or index.generation > self._index.generation:
+                self._replace(index, fingerprint)
+            else:
+                self._meet_overwrite(index, fingerprint)
+
+    def _meet_overwrite(self, index: Index, fingerprint: Fingerprint) -> None:
+        """Let what is known stand against a file that is not newer, and remember what it says beyond that.
+
+        Only a writer without the lock makes one: with other content it was overwritten, with the same it was touched.
+        """
+        ours = self._index
+        is_same = (
+            index.generation == ours.generation
+            and index.entries == ours.entries
+            and index.extra == ours.extra
+            and index.suffixes == ours.suffixes
+            and index.listings == codec.encode_listings(self._listings)
+        )
+        if is_same:
+            self._fingerprint = fingerprint
+            return
+        ours.extra.update(index.extra)  # theirs may be newer; what only we know is not lost
+        self._doubts.keys.update(index.entries.keys() - ours.entries.keys())
+        self._doubts.keys.update(codec.decode_listed_keys(index.listings, self.suffixes) - ours.entries.keys())
+        self.overwrites += 1
+        self.overwritten_by = index.generation
+        self._stand(fingerprint)
+
+    def _stand(self, fingerprint: Fingerprint | None) -> None:
+        """Keep what is known, though the file says something else: the next commit writes it."""
+        self._fingerprint = fingerprint
+        self._must_write = True
 
     def _emptied(self) -> Index:
         """Give what is left of an index whose file is gone."""
@@ -217,6 +300,7 @@ class Store:
 
     def _replace(self, index: Index, fingerprint: Fingerprint | None) -> None:
         entries, index.entries = index.entries, {}  # a new one: `_load` compares it with the old
+        index.listings = None
         self._index, self._members, self._listings = index, {}, {}
         usable: dict[str, msgspec.Raw | None] = {}
         for key, raw in entries.items():
@@ -226,6 +310,7 @@ class Store:
                     usable[key] = raw
         self._put(usable)
         self._fingerprint = fingerprint
+        self._must_write = False
         self.loads += 1
 
     def _set_aside(self, folder: int, reason: str) -> None:
@@ -234,7 +319,10 @@ class Store:
         name = next(n for i in itertools.count(1) if (n := moment if i == 1 else f"{moment}-{i}") not in taken)
         os.replace(layout.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)  # before a new index takes the name: a power cut may keep that rename and lose this one
-        self._replace(self._emptied(), None)
+        if self.loads:
+            self._stand(None)
+        else:
+            self._replace(self._emptied(), None)
         if self._on_set_aside is not None:
             self._on_set_aside(name, reason)
 
@@ -246,3 +334,21 @@ class Store:
                 yield folder
         except Timeout:
             raise IndexLocked(path=os.path.join(self.root, layout.LOCK_NAME), waited_s=LOCK_TIMEOUT_S) from None
+
+
+def _read_whole(file: int) -> tuple[bytes, Fingerprint]:
+    """Return a file's bytes and fingerprint, after waiting a moment for one that is being written in place."""
+    deadline = time.monotonic() + TORN_WAIT_S
+    while True:
+        with open(file, "rb", closefd=False) as stream:
+            status = os.fstat(file)  # before its bytes: what is written after this changes the fingerprint
+            stream.seek(0)
+            data = stream.read()
+        is_young = abs(time.time() - status.st_mtime) < TORN_AGE_S
+        if not (is_young and time.monotonic() < deadline and codec.is_torn(data)):
+            return data, fingerprint_of(status)
+        time.sleep(TORN_PAUSE_S)
+
+
+def _is_older(raw: msgspec.Raw, than: msgspec.Raw) -> bool:
+    return codec.decode_entry(raw).generation < codec.decode_entry(than).generation

@@ -53,6 +53,9 @@ POLL_INTERVAL_S = 5.0  # between passes where events cannot be relied on
 POLL_SHARE = 0.05  # of the time, at most, is spent on those passes
 UNSEEN_RETRY_S = 1.0  # until the next pass where a folder could not be looked at; doubled with each such pass
 ROOT_CHECK_S = 2.0  # between looks at whether the root is still the same folder: a lazy unmount tells nobody
+INDEX_LOOK_S = 0.5  # between looks at the index's file where its events cannot be relied on
+INDEX_CHECK_MIN_S = 0.05  # between two readings of an index that somebody else writes
+OVERWRITE_LINE_S = 60.0  # between two lines about an index that is being overwritten
 LOCK_GRACE_S = 0.5  # `status` holds the lock for a moment to see whether anybody else does
 
 log = structlog.get_logger("ckpt_indexer")
@@ -170,6 +173,9 @@ class _Session:
         self._pace = Pace(time.monotonic())
         self._dirty_since: float | None = None
         self._retry_commit_at = 0.0
+        self._next_index_check = 0.0
+        self._overwrites_told = 0
+        self._next_overwrite_line = 0.0
         self._commit_failures = 0
         self._turn_failures = 0  # in a row
         self._unseen_passes = 0  # passes in a row that could not look at everything
@@ -260,7 +266,7 @@ class _Session:
         if self._observer.take_test_cookie(cookies):
             self._manager.alive()
         self._cookies |= cookies
-        places |= self._observer.check() | self._indexer.take_retries()
+        places |= self._observer.check() | self._indexer.take_retries() | self._check_index()
         while self._runs_answered:
             places |= self._indexer.doubt_run(self._runs_answered.popleft())
         if self._observer.lost is not None:
@@ -275,6 +281,28 @@ class _Session:
         self._indexer.work(SLICE_S)
         self._finish_turn()
         return True
+
+    def _check_index(self) -> set[str]:
+        """Meet what somebody else wrote into the index's file; return the places to look at because of it.
+
+        One ``stat`` while the file is the one that we know. A writer that takes no lock may have put an old one back:
+        what we know then stands, and is written again.
+        """
+        if not self._indexer.store.is_current() and time.monotonic() >= self._next_index_check:
+            started = time.monotonic()
+            self._indexer.load()
+            # Paced: a writer that writes all the time must not keep us reading all the time.
+            self._next_index_check = time.monotonic() + max(INDEX_CHECK_MIN_S, 4 * (time.monotonic() - started))
+        return self._indexer.take_doubts()
+
+    def _note_overwrites(self) -> None:
+        """Log that somebody overwrites the index without its lock: at once, then once a minute."""
+        store = self._indexer.store
+        times = store.overwrites - self._overwrites_told
+        if times and time.monotonic() >= self._next_overwrite_line:
+            log.warning("index_overwritten", generation=store.overwritten_by, known=store.generation, times=times)
+            self._overwrites_told = store.overwrites
+            self._next_overwrite_line = time.monotonic() + OVERWRITE_LINE_S
 
     def _on_run_answered(self, run: RunPath) -> None:
         """Take note that a run is known better; called in the thread that asks."""
@@ -297,9 +325,12 @@ class _Session:
         if self._is_ready and self._indexer.has_renewals:
             return 0.0
         due = [self._next_pass, self._observer.due_s()]
+        if not self._indexer.store.is_current():
+            due.append(self._next_index_check)
         if self._indexer.is_dirty:
             due.append(self._commit_due())
-        return max(0.0, min(min(due) - time.monotonic(), self._indexer.retry_due_s(), ROOT_CHECK_S))
+        look_s = INDEX_LOOK_S if self._account.is_polling else ROOT_CHECK_S
+        return max(0.0, min(min(due) - time.monotonic(), self._indexer.retry_due_s(), look_s))
 
     def _look(self, places: set[str]) -> None:
         started = time.monotonic()
@@ -344,6 +375,7 @@ class _Session:
 
     def _finish_turn(self) -> None:
         """Commit if it is time, and answer who waits for it."""
+        self._note_overwrites()
         is_idle = self._indexer.is_idle and self._indexer.retry_due_s() > 0
         must = is_idle and (bool(self._cookies) or not self._is_ready)
         if self._indexer.is_dirty and self._dirty_since is None:

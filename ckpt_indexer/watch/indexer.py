@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.watch.scan import Snapshot
 
 IN_FLIGHT_PER_WORKER = 2  # one being read, one waiting: the worker process never idles
+DOUBTS_MAX = 1_000  # checkpoints that are looked at one by one; a pass over everything costs no more than so many
 RETRY_FIRST_S = {"incomplete": 0.25, "unreadable": 5.0, "sidecar": 5.0}
 RETRY_LAST_S = {"incomplete": 60.0, "unreadable": 600.0, "sidecar": 600.0}
 _TRANSIENT = frozenset({"io-error", "permission-denied", "time-limit", "reader-crashed"})
@@ -225,8 +226,19 @@ class Indexer:
         while True:
             self.work()
             self.commit()
+            if places := self.take_doubts():
+                self.look(places)
             if self.is_idle:  # and no other writer left us in doubt
                 return
+
+    def take_doubts(self) -> set[str]:
+        """Return the places that have to be looked at because of what somebody else wrote into the index's file."""
+        doubts = self.store.take_doubts()
+        for key in doubts.older & self.known.keys():
+            self.known[key] = None
+        if len(doubts.keys) > DOUBTS_MAX:
+            return {""}
+        return {layout.to_path(key) for key in doubts.keys}
 
     def _doubt(self, contested: set[str]) -> set[str]:
         """Drop what we found out, or are about to, of checkpoints that another writer knew later; gives their keys.

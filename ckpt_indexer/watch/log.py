@@ -23,6 +23,11 @@ EVENTS: dict[str, tuple[str, str, str]] = {
     "index_written": ("info", "generation, changed, first, entries, seconds", "the index was replaced"),
     "checkpoint_indexed": ("debug", "key, status", "one checkpoint was read"),
     "checkpoint_failed": ("error", "key, exception", "a defect of this program met one checkpoint; the rest goes on"),
+    "index_overwritten": (
+        "warning",
+        "generation, known, times",
+        "somebody wrote an older index without the lock; what is known stands, and is written again",
+    ),
     "index_set_aside": ("warning", "file, reason", "the index was no index; it was kept under another name"),
     "commit_failed": ("error", "reason", "the index could not be written; tried again, nothing is lost"),
     "commit_recovered": ("info", "failures", "the index could be written again"),

@@ -200,6 +200,8 @@ class TreeObserver:
         elif path == layout.INDEX_NAME:
             if isinstance(event, FileDeletedEvent):
                 self._hints.add(EVERYTHING)
+            else:
+                self._hints.interrupt()  # the owner sees by a stat whether it was our own write
         elif is_cookie(path):
             if not isinstance(event, FileDeletedEvent):
                 self._hints.add(path)

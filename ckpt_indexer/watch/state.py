@@ -1,13 +1,13 @@
-"""What the daemon says about itself, in a file beside the index, and whether it is alive.
+"""What the daemon says about itself, in a file beside the index.
 
 ``.checkpoint_index.daemon.json`` is replaced after every full pass and whenever the state changes. The lock on
-``.checkpoint_index.daemon.lock`` is held as long as the daemon lives: it, not the file, says whether it does.
+``.checkpoint_index.daemon.lock`` is held as long as the daemon lives: it, not the file, says whether it does
+(``daemon_state.is_daemon_alive``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -111,24 +111,3 @@ def read_state(root: str) -> DaemonState | None:
             return msgspec.json.decode(os.read(fd, _STATE_MAX), type=DaemonState)
     except (OSError, msgspec.MsgspecError):
         return None
-
-
-def is_daemon_alive(root: str) -> bool:
-    """Say whether a daemon holds its lock on *root* now."""
-    try:
-        fd = os.open(
-            os.path.join(root, layout.DAEMON_LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        )
-    except OSError:
-        return False
-    try:
-        # Shared, so that two askers do not see each other; a starting daemon waits out the moment this takes.
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    else:
-        return False
-    finally:
-        os.close(fd)

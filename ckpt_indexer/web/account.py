@@ -1,17 +1,17 @@
 """What the daemon says of itself, as a reader of the root sees it.
 
-The file and the lock are described in ``watch/state.py``, which this layer may not import; unknown fields are ignored.
+The file is described in ``watch/state.py``, which this layer may not import; unknown fields are ignored.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
 import msgspec
 
 from ckpt_indexer import layout
+from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.disk import opened_file
 
 _ACCOUNT_MAX = 1 << 20  # bytes
@@ -44,22 +44,10 @@ def read_account(root: str) -> Account:
     account = Account()
     with contextlib.suppress(OSError, msgspec.MsgspecError), opened_file(root, layout.DAEMON_STATE_NAME) as descriptor:
         account = msgspec.json.decode(os.read(descriptor, _ACCOUNT_MAX), type=Account)
-    account.is_alive = _is_locked(root)
+    account.is_alive = is_daemon_alive(root)
     if not account.is_alive:
         account.state, account.reasons = "stopped", []
     elif account.state == "stopped":
         account.state = "degraded"
         account.reasons = [Reason("state-unwritable", "the daemon's state cannot be read", "make room")]
     return account
-
-
-def _is_locked(root: str) -> bool:
-    try:
-        with opened_file(root, layout.DAEMON_LOCK_NAME) as descriptor:
-            # Shared, so that two askers do not see each other; a starting daemon waits out the moment this takes.
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False

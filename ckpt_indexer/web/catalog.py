@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ckpt_indexer import layout
+from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable, StoreError
 from ckpt_indexer.index import codec
-from ckpt_indexer.index.reader import INDEX_MAX
+from ckpt_indexer.index.reader import HOLD_S, INDEX_MAX
 from ckpt_indexer.web.view import View
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Catalog:
         self._fingerprint: Fingerprint | None = None
         self._refused: Fingerprint | None = None  # of a file that is no index, not to be read again and again
         self._missing_since: float | None = None
+        self._held_since: float | None = None  # when the file was first seen to be older than the view, or torn
         self._feed: deque[Change] = deque()
         self._feed_keys = 0
         self._floor = 0  # the oldest generation that can be resumed from
@@ -102,6 +104,7 @@ class Catalog:
             return False
         if fingerprint == self._fingerprint:
             was_failing, self.error, self._missing_since = self.error is not None, None, None
+            self._held_since = None
             return was_failing
         with opened_file(self.root, layout.INDEX_NAME) as descriptor:
             # Opened before it is looked at, so that the fingerprint belongs to the bytes read.
@@ -112,13 +115,27 @@ class Catalog:
                 data = file.read()
         fingerprint = fingerprint_of(status)
         try:
-            self._take(codec.decode_index(data, self._path), "-".join(map(str, fingerprint)))
+            index = codec.decode_index(data, self._path)
+            if index.generation <= self.view.generation and self._is_held():
+                return False
+            self._take(index, "-".join(map(str, fingerprint)))
         except StoreError:
+            if codec.is_torn(data) and self._is_held():
+                return False
             self._refused = fingerprint
             raise
+        self._held_since = None
         self._fingerprint, self.size_bytes = fingerprint, status.st_size
         self.error = self._missing_since = None
         return True
+
+    def _is_held(self) -> bool:
+        """Return whether the view stands against a file that is older or torn, as for ``read_index``."""
+        if self._fingerprint is None or self.error is not None or not is_daemon_alive(self.root):
+            return False
+        now = time.monotonic()
+        self._held_since = now if self._held_since is None else self._held_since
+        return now - self._held_since <= HOLD_S
 
     def _take(self, index: codec.Index, identity: str) -> None:
         """Make a view of an index; entries that stand as they were share everything with the old view."""
