@@ -252,10 +252,9 @@ class Store:
                 data, fingerprint = _read_whole(file)
             index = codec.decode_index(data, self._path)
         except FileNotFoundError:
-            if not self.loads:
+            # Deleted by somebody who wants it made anew; a writer without the lock replaces it, and deletes none.
+            if self._fingerprint is not None or not self.loads:
                 self._replace(self._emptied(), None)
-            elif self._fingerprint is not None:
-                self._stand(None)
         except NotRegularFile:
             self._set_aside(folder, "it is no regular file")
         except IndexCorrupt as error:
