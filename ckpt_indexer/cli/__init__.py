@@ -54,10 +54,10 @@ def cli() -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and leave the process with its exit code."""
+def main(arguments: list[str] | None = None, *, command: click.Command = cli, prog_name: str = "ckpt-indexer") -> Any:
+    """Run the command line, or one *command* by itself, and leave the process with its exit code."""
     try:
-        sys.exit(cli.main(arguments, prog_name="ckpt-indexer", standalone_mode=False) or 0)
+        sys.exit(command.main(arguments, prog_name=prog_name, standalone_mode=False) or 0)
     except click.UsageError as error:
         error.show()
         sys.exit(error.exit_code)

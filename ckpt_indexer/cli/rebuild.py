@@ -69,8 +69,13 @@ def run(
     as_json: bool,
     quiet: bool,
     missing_only: bool,
+    show_progress: bool | None = None,
+    verbose: bool = False,
 ) -> None:
-    """Do the work of ``rebuild``, or of ``generate`` with *missing_only*."""
+    """Do the work of ``rebuild``, or of ``generate`` with *missing_only*.
+
+    *show_progress* says whether there is a bar; without it there is one on a terminal. *verbose* names what is written.
+    """
     check_root(root)
     settings = load_settings({"suffixes": suffixes}, os.environ, os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG"))
     chosen = settings.suffixes
@@ -94,6 +99,7 @@ def run(
                 missing_only=missing_only,
                 as_json=as_json,
                 quiet=quiet,
+                verbose=verbose,
                 started=started,
             )
             return
@@ -109,11 +115,12 @@ def run(
             raise RootUnusable(root=root, reason=snapshot.unseen[""])
         tally = _Tally()
         indexer.on_examined = tally.add
-        _work(indexer, tally, show_bar=sys.stderr.isatty() and not (as_json or quiet))
+        is_watched = sys.stderr.isatty() and not (as_json or quiet)
+        _work(indexer, tally, show_bar=is_watched if show_progress is None else show_progress)
         summary = _summary(len(snapshot.found), len(tally.written), len(tally.failures), started)
         for path, reason in list(snapshot.unseen.items())[:FAILURES_SHOWN_MAX]:
             note(f"not looked at: {printable(path)}: {printable(reason)}")
-        _report(summary, [*tally.written], [*tally.failures.items()], as_json=as_json, quiet=quiet)
+        _report(summary, [*tally.written], [*tally.failures.items()], as_json=as_json, quiet=quiet, verbose=verbose)
 
 
 def _to_generate(found: Mapping[str, Found], statuses: Mapping[str, str], *, force: bool) -> dict[str, Found]:
@@ -171,6 +178,7 @@ def _dry_run(
     missing_only: bool,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     started: float,
 ) -> None:
     surveyed = survey(root, suffixes=suffixes)
@@ -179,7 +187,7 @@ def _dry_run(
         statuses = {key: entry.status for key, entry in surveyed.entries.items()}
         keys = set(_to_generate(surveyed.found, statuses, force=force))
     summary = _summary(len(surveyed.found), len(keys), 0, started)
-    _report(summary, sorted(keys), [], as_json=as_json, quiet=quiet, verb="would be written")
+    _report(summary, sorted(keys), [], as_json=as_json, quiet=quiet, verbose=verbose, verb="would be written")
 
 
 def _summary(total: int, written: int, failed: int, started: float) -> dict[str, Any]:
@@ -194,6 +202,7 @@ def _report(
     *,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
     verb: str = "written",
 ) -> None:
     """Print the summary: JSON, keys, or a sentence with the success rate."""
@@ -204,9 +213,10 @@ def _report(
         note(f"{printable(key)}: {printable(message)}")
     if len(failures) > FAILURES_SHOWN_MAX:
         note(f"… and {len(failures) - FAILURES_SHOWN_MAX} more")
-    if quiet:
+    if quiet or verbose:
         for key in written:
             click.echo(printable(key))
+    if quiet:
         return
     total, failed = summary["total"], summary["failed"]
     rate = 100 * (total - failed) / total if total else 100.0
