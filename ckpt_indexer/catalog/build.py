@@ -10,6 +10,8 @@ import dataclasses
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
 
 CACHED_MAX = 16  # catalogues kept between calls
+PASS_S = 3600.0  # for the pass that a comparison needs; 100,000 checkpoints take some minutes
 _NOT_COMPARED = ("has_metadata", "display_name")  # the plain way knows no sidecars; a label repeats other fields
 
 log = logging.getLogger("ckpt_indexer.catalog")
@@ -232,6 +235,7 @@ class _Shadow:
 
     def _run(self, builder: CheckpointCatalogBuilder, plain: CheckpointCatalog) -> None:
         try:
+            _make_index(str(builder.outputs_dir))
             ours = builder._from_index()  # noqa: SLF001 - the other half of its work
             found = differences_of(plain.entries, ours.entries)
             with self._lock:
@@ -262,6 +266,18 @@ def _entries_of(root: str) -> Iterable[Entry]:
     except OSError as error:
         log.warning("no index can be kept in %s: %s", root, error)
         return read_without_index(root)
+
+
+def _make_index(root: str) -> None:
+    """Make the index of a root that has none, in a process of its own.
+
+    The page's program may be at its end while this runs, and Python starts no thread pools then.
+    """
+    if _index_fingerprint(root) is None:
+        code = "from ckpt_indexer.cli import main; main()"
+        subprocess.run(  # noqa: S603 - a command of our own; where it fails, the comparison says so
+            [sys.executable, "-P", "-c", code, "sync", root], capture_output=True, timeout=PASS_S, check=False
+        )
 
 
 def _index_fingerprint(root: str) -> tuple[int, int, int] | None:

@@ -1,7 +1,7 @@
 """The plain way to a catalogue: every checkpoint loaded by torch itself, in a process with limits.
 
-It knows no index and no sidecars. What the switch falls back to, and what the index's answer is compared with. A checkpoint that cannot be loaded is left
-out with a warning, and costs nobody else anything.
+It knows no index and no sidecars. What the switch falls back to, and what the index's answer is compared with. A
+checkpoint that cannot be loaded is left out with a warning, and costs nobody else anything.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def load_records(root: str, config_names: Sequence[str]) -> list[CheckpointCatal
     records = []
     with _Loader() as loader:
         for path in iter_checkpoints(root):
-            status = os.stat(path) if os.path.exists(path) else None
-            if status is None:
-                continue  # a link that leads nowhere, or it went meanwhile
+            if not os.path.isfile(path):
+                continue  # a link that leads nowhere, a pipe that would be waited for, or it went meanwhile
+            status = os.stat(path)
             facts = loader.load(path)
             if isinstance(facts, str):
                 log.warning("%s cannot be loaded: %s", layout.to_key(os.path.relpath(path, root)), facts)
@@ -117,7 +117,7 @@ class _Loader:
             return answer["failed"] if "failed" in answer else msgspec.convert(answer["facts"], Facts)
         except (OSError, EOFError, ValueError) as error:  # a ValidationError of msgspec's is a ValueError
             code = self._end()
-            return f"{error or 'it ended the process that loaded it'} ({code})"
+            return f"{str(error) or 'it ended the process that loads it'} ({code})"
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:

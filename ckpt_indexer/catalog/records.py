@@ -6,7 +6,6 @@ Pure: entries in, records out. Field names, defaults, order and labels are those
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
