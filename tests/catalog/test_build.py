@@ -120,7 +120,12 @@ def test_with_an_index_nothing_is_walked_and_no_sidecar_is_opened(
     for name in ("scandir", "walk", "listdir"):
         monkeypatch.setattr(os, name, refuse)
     real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *a, **k: (opened.append(os.fspath(path)), real(path, *a, **k))[1])
+
+    def watched(path: Any, *arguments: Any, **options: Any) -> int:
+        opened.append(os.fspath(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", watched)
     found = build_catalog(sixteen)
     assert [e.epochs for e in found.entries] == [*range(1, 17)]
     assert opened == [str(sixteen / layout.INDEX_NAME)]
@@ -151,9 +156,10 @@ def test_hits_are_counted_and_a_new_generation_is_seen(sixteen: Path) -> None:
     assert (building.global_cache.hits, building.global_cache.misses) == (1, 1)
     assert first == again
     again.entries.clear()  # a page's own list
+    assert build_catalog(sixteen) == first
     build_catalog(sixteen, config_filenames=("other.yaml",))
     build_catalog(sixteen, use_cache=False)
-    assert (building.global_cache.hits, building.global_cache.misses) == (1, 2)
+    assert (building.global_cache.hits, building.global_cache.misses) == (2, 2)
     torch.save(monitored(0.9) | {"epoch": 40}, sixteen / "run1" / "checkpoints" / "new.ckpt")
     assert run("rebuild", sixteen).returncode == 0
     assert [e.epochs for e in build_catalog(sixteen).entries] == [*range(1, 17), 40]
