@@ -54,7 +54,7 @@ POLL_SHARE = 0.05  # of the time, at most, is spent on those passes
 UNSEEN_RETRY_S = 1.0  # until the next pass where a folder could not be looked at; doubled with each such pass
 ROOT_CHECK_S = 2.0  # between looks at whether the root is still the same folder: a lazy unmount tells nobody
 INDEX_LOOK_S = 0.5  # between looks at the index's file where its events cannot be relied on
-INDEX_CHECK_MIN_S = 0.05  # between two readings of an index that somebody else writes
+INDEX_CHECK_MIN_S, INDEX_CHECK_MAX_S = 0.05, 0.5  # between two readings of an index that somebody else writes
 OVERWRITE_LINE_S = 60.0  # between two lines about an index that is being overwritten
 LOCK_GRACE_S = 0.5  # `status` holds the lock for a moment to see whether anybody else does
 
@@ -291,8 +291,10 @@ class _Session:
         if not self._indexer.store.is_current() and time.monotonic() >= self._next_index_check:
             started = time.monotonic()
             self._indexer.load()
-            # Paced: a writer that writes all the time must not keep us reading all the time.
-            self._next_index_check = time.monotonic() + max(INDEX_CHECK_MIN_S, 4 * (time.monotonic() - started))
+            # Paced: a writer that writes all the time must not keep us reading more than half of it.
+            seconds = time.monotonic() - started
+            pause_s = min(4 * seconds, max(INDEX_CHECK_MAX_S, seconds))
+            self._next_index_check = time.monotonic() + max(INDEX_CHECK_MIN_S, pause_s)
         return self._indexer.take_doubts()
 
     def _note_overwrites(self) -> None:
@@ -398,6 +400,8 @@ class _Session:
 
     def _commit_due(self) -> float:
         """Give the moment from which on what changed is to be written."""
+        if self._indexer.store.is_overwritten:
+            return self._retry_commit_at  # at once: who reads it for the first time sees the old one; checks are paced
         due = max(self._pace.due(), self._retry_commit_at)
         if not self._indexer.has_news and self._dirty_since is not None:
             due = max(due, self._dirty_since + INCOMPLETE_DELAY_S)
@@ -428,7 +432,7 @@ class _Session:
             "index_written",
             generation=committed.generation,
             changed=len(committed.keys),
-            first=committed.keys[0],
+            first=committed.keys[0] if committed.keys else None,
             entries=len(self._indexer.store.entries),
             seconds=round(committed.seconds, 4),
         )

