@@ -85,6 +85,13 @@ class Monitor(msgspec.Struct, gc=False):
     value: Number | None = None  # the score of this very checkpoint; never another one's
 
 
+class Twin(msgspec.Struct, frozen=True, gc=False):
+    """The checkpoint whose score another one has, because the two are the same save."""
+
+    path: str  # its key
+    is_selected: bool = False  # the checkpoint itself says that it was selected by that metric
+
+
 class OtherSidecar(msgspec.Struct, frozen=True, gc=False):
     """A sidecar under the name that other programs give it: ``best.metadata.yaml`` beside ``best.ckpt``."""
 
@@ -124,6 +131,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     global_step: int | None = None
     metrics: dict[str, Number] = {}
     monitor: Monitor | None = None
+    twin: Twin | None = None  # where the monitor's value is another checkpoint's, which is the same save
     architecture: str | None = None
     encoder: str | None = None
     parameters: int | None = None  # elements in the state dict's tensors, shared storage counted once

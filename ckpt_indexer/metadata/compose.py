@@ -28,15 +28,17 @@ from ckpt_indexer.metadata.schema import (
     Model,
     Source,
     Training,
+    TwinPart,
 )
 from ckpt_indexer.metadata.score import Score, find_score
 from ckpt_indexer.metadata.wandb import Run, metrics_at
-from ckpt_indexer.model import RULES, Fingerprint, Monitor, to_float, utc_text
+from ckpt_indexer.model import RULES, Fingerprint, to_float, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.formats.facts import Facts
+    from ckpt_indexer.watch.twins import TwinScore
 
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
@@ -63,7 +65,7 @@ def compose(
     facts: Facts,
     config: Config | None,
     run: Run | None = None,
-    twin: Monitor | None = None,
+    twin: TwinScore | None = None,
 ) -> Document:
     """Make a checkpoint's document.
 
@@ -87,9 +89,12 @@ def compose(
         sources["training"] = "name"
     configured = find_text(content, "logger.wandb.id", "wandb.id")
     metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told, logged_to, named)
-    if score.value is None and twin is not None and score.monitor in (None, twin.name):
-        score = Score(twin.name, twin.mode or score.mode, to_float(twin.value), score.state)
-        _put(metrics, twin.name, score.value, is_monitor=True)
+    whose = None
+    if score.value is None and twin is not None and score.monitor in (None, twin.monitor.name):
+        whose = TwinPart(path=twin.path, is_selected=score.monitor is not None)
+        name = twin.monitor.name
+        score = Score(name, twin.monitor.mode or score.mode, to_float(twin.monitor.value), score.state)
+        _put(metrics, name, score.value, is_monitor=True)
         sources["score"] = "twin"
     model, sources["model"] = _model(facts, content, logged_to.config)
     if config is not None:
@@ -139,6 +144,7 @@ def compose(
                 if facts.problem
                 else None,
                 monitor_value=score.value,
+                twin=whose,
                 lightning_version=facts.lightning_version,
                 parameters=facts.parameters,
                 tensors=None if facts.tensors is None else len(facts.tensors),
@@ -162,10 +168,13 @@ def overlay(made: Document, written: Document) -> Document:
     assert document.indexer is not None
     document.indexer.source = "sidecar"
     name = document.checkpointing.monitor
-    if name is not None and name != made.checkpointing.monitor:  # the score that was found is another metric's
-        field = canonical_name(name)
-        own = document.metrics.additional_metrics.get(name)
-        document.indexer.monitor_value = getattr(document.metrics, field) if own is None and field else own
+    if name is not None:
+        told = _value_of(written.metrics, name)
+        if told is not None or name != made.checkpointing.monitor:
+            # What it says is this checkpoint's own; and the score that was found may be another metric's.
+            document.indexer.monitor_value = _value_of(document.metrics, name) if told is None else told
+            document.indexer.twin = None
+            document.indexer.sources.pop("score", None)
     for part in ("exp_name", "training", "model", "metrics", "checkpointing", "hydra_config_path", "wandb_run_id"):
         value = getattr(written, part)
         if _known(value.model_dump() if isinstance(value, BaseModel) else value):
@@ -233,6 +242,14 @@ def _metrics(
     if written or (score.state and score.value is not None):
         source = "checkpoint"
     return metrics, score, "embedded" if embedded.metrics or embedded.monitor else source
+
+
+def _value_of(metrics: Metrics, name: str) -> float | None:
+    """Return a metric's value under its own name, else where the schema has a field for it."""
+    own = metrics.additional_metrics.get(name)
+    field = canonical_name(name)
+    value: float | None = getattr(metrics, field) if own is None and field else own
+    return value
 
 
 def _put(metrics: Metrics, name: str, value: float | None, *, is_monitor: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, to_number, utc_text
+from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Twin, to_number, utc_text
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
@@ -48,6 +48,8 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     if checkpointing.monitor is not None:
         value = indexer.monitor_value
         entry.monitor = Monitor(checkpointing.monitor, checkpointing.mode, None if value is None else to_number(value))
+    if indexer.twin is not None:
+        entry.twin = Twin(indexer.twin.path, indexer.twin.is_selected)
     entry.architecture = _known(document.model.architecture)
     entry.encoder = _known(document.model.encoder.model_name)
     entry.parameters = indexer.parameters

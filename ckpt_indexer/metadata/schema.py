@@ -121,6 +121,13 @@ class DocumentProblem(_Part):
     message: str
 
 
+class TwinPart(_Part):
+    """The checkpoint whose score this one has, as ``model.Twin``."""
+
+    path: str
+    is_selected: bool = False
+
+
 class Indexer(_Part):
     """What ckpt-indexer adds, and by which it knows a sidecar of its own."""
 
@@ -135,6 +142,7 @@ class Indexer(_Part):
     format: Format = "torch-zip"
     problem: DocumentProblem | None = None
     monitor_value: float | None = None  # this very checkpoint's score
+    twin: TwinPart | None = None  # whose score it is, where it is not this one's own
     lightning_version: Text | None = None
     parameters: Int | None = None
     tensors: Int | None = None  # how many the state dict holds

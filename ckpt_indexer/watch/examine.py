@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from ckpt_indexer.formats.facts import Facts
     from ckpt_indexer.metadata.schema import Document
     from ckpt_indexer.metadata.wandb import Run, RunPath
-    from ckpt_indexer.model import Fingerprint, Monitor
+    from ckpt_indexer.model import Fingerprint
     from ckpt_indexer.watch.scan import Found, Stamp
+    from ckpt_indexer.watch.twins import TwinScore
 
     LookUp = Callable[[RunPath], Run | None]
 
@@ -102,7 +103,7 @@ class Examiner:
         """Start this thread's worker process now: the first checkpoint would wait for it."""
         self._reader().start()
 
-    def examine(self, key: str, found: Found, *, force: bool = False, twin: Monitor | None = None) -> Examined:
+    def examine(self, key: str, found: Found, *, force: bool = False, twin: TwinScore | None = None) -> Examined:
         """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too.
 
         *twin* is the score of another checkpoint that is the same save.
@@ -153,7 +154,7 @@ class Examiner:
                     if document is not None and document.indexer is not None and document.checkpoint_path == key:
                         self._unlink(second)
 
-    def _examine(self, key: str, found: Found, source: _Source, *, force: bool, twin: Monitor | None) -> Examined:
+    def _examine(self, key: str, found: Found, source: _Source, *, force: bool, twin: TwinScore | None) -> Examined:
         looked_at_ns = time.time_ns()
         before = source.fingerprint()
         stamp = replace(found.stamp, fingerprint=before)
@@ -213,7 +214,7 @@ class Examiner:
         run: Run | None,
         *,
         force: bool,
-        twin: Monitor | None,
+        twin: TwinScore | None,
     ) -> tuple[Document, object, Problem | None]:
         """Make the checkpoint's document; say also whose the sidecar on disk is, and what is wrong with it."""
         stamp = found.stamp

@@ -76,6 +76,7 @@ class Indexer:
         self.force = False  # read and write anew what is current
         self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
         self._twins = Twins()
+        self._relook: set[str] = set()  # paths to look at again before all else that is planned
         self._renewals: dict[str, None] = {}  # keys of entries that older rules made: read again when there is time
         self._loads = 0  # of the store, when ``known`` was last taken from it
         self._links: dict[str, str] = {}
@@ -112,7 +113,7 @@ class Indexer:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to do but to commit."""
-        return not self.todo and not self._in_flight
+        return not self.todo and not self._in_flight and not self._relook
 
     def warm_up(self) -> None:
         """Have a worker process ready for the next checkpoint."""
@@ -136,10 +137,13 @@ class Indexer:
             entry = codec.decode_entry(raw)
             entry.path = key  # one text in memory for both
             self._note(entry)
-            self._twins.note(entry)
+            self._twins.add(entry)
             if entry.rules < RULES:
                 self._renewals[key] = None
         self._doubt(contested)
+        for key in self._twins.stale():
+            self._suspect.add(key)
+            self.known[key] = None
         return True
 
     def look(self, places: Collection[str] = ("",), *, forget: bool = True) -> Snapshot:
@@ -190,7 +194,10 @@ class Indexer:
     def work(self, seconds: float = float("inf")) -> None:
         """Carry out what is planned, for about *seconds*."""
         deadline = time.monotonic() + seconds
-        while self.todo or self._in_flight:
+        while not self.is_idle:
+            if self._relook:
+                places, self._relook = self._relook, set()
+                self.look(places, forget=False)
             while len(self._in_flight) < self._in_flight_max and (key := self._next_key()) is not None:
                 force = self.force or key in self._suspect
                 self._suspect.discard(key)
@@ -291,11 +298,9 @@ class Indexer:
 
     def _make_again(self, keys: list[str]) -> None:
         """Read the checkpoints at *keys* again, whatever their sidecars say: more is known of them now."""
-        keys = [key for key in keys if key not in self.todo]
-        if keys:
-            self._suspect.update(keys)
-            self.known.update(dict.fromkeys(keys))
-            self.look({layout.to_path(key) for key in keys})
+        self._suspect.update(keys)
+        self.known.update(dict.fromkeys(keys))
+        self._relook.update(map(layout.to_path, keys))
 
     def doubt_run(self, run_id: str) -> set[str]:
         """Give the paths of a run's checkpoints, to be read again: more is known of the run than when they were."""
@@ -378,7 +383,7 @@ class Indexer:
             table.pop(key, None)
         self._suspect.discard(key)
         self._renewals.pop(key, None)
-        self._twins.forget(key)
+        self._make_again(self._twins.forget(key))
         if key in self.store.entries:
             self._removed.add(key)
             self._has_news = True

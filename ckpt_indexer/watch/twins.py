@@ -3,11 +3,14 @@
 ``last.ckpt`` is often the same save as the best one: the same step, the same weights by their records' checksums.
 Lightning writes a score for one of the two only. Owns the groups of such twins among the entries that it was told of;
 decides nothing about entries, reads no file. One thread uses it.
+
+Evidence is a score of a checkpoint's *own*; one that was taken over (``Entry.twin``) never is, so what is derived ends
+with what it was derived from. Which score a checkpoint gets follows from the group alone, not from who came first.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer.model import to_float
 
@@ -16,15 +19,29 @@ if TYPE_CHECKING:
 
 _Group = tuple[str, str, int | None]  # experiment, what they have in common, step
 SAME_SCORE = 1e-3  # relative: a score that was read from a file's name is rounded
-SCORED_MAX = 16  # scores that are remembered of one group; a thousand copies of one file are no thousand saves
+MEMBERS_MAX = 64  # of a group, on either side; a thousand copies of one file are no thousand saves
+
+
+class TwinScore(NamedTuple):
+    """A score, and the key of the checkpoint whose own it is."""
+
+    monitor: Monitor
+    path: str
+
+
+class _Lacking(NamedTuple):
+    """A checkpoint without a score of its own."""
+
+    metric: str | None  # that it was selected by, as far as it says itself
+    given: tuple[str, str, object] | None  # key, metric and value of the score that it has from a twin
 
 
 class _Members:
     """The twins of one group."""
 
     def __init__(self) -> None:
-        self.scored: dict[str, Monitor] = {}  # key -> its own score; the first so many
-        self.lacking: dict[str, str | None] = {}  # key -> the metric that it has no value of, if it has one
+        self.scored: dict[str, Monitor] = {}  # key -> its own score
+        self.lacking: dict[str, _Lacking] = {}
 
 
 class Twins:
@@ -33,43 +50,45 @@ class Twins:
     def __init__(self) -> None:
         self._group_of: dict[str, _Group] = {}
         self._groups: dict[_Group, _Members] = {}
-        self._asked: dict[str, Monitor] = {}  # key -> the score that it was made again for
+        self._asked: dict[str, object] = {}  # key -> the score for which it was last named as stale: once is enough
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry as it is now."""
+        self._drop(entry.path)
+        group = _group_of(entry)
+        if group is None:
+            return
+        monitor, twin = entry.monitor, entry.twin
+        members = self._groups.setdefault(group, _Members())
+        if monitor is not None and monitor.value is not None and twin is None:
+            if len(members.scored) >= MEMBERS_MAX:
+                return
+            members.scored[entry.path] = monitor
+        else:
+            if len(members.lacking) >= MEMBERS_MAX:
+                return
+            own = None if monitor is None or (twin is not None and not twin.is_selected) else monitor.name
+            given = None if monitor is None or twin is None else (twin.path, monitor.name, monitor.value)
+            members.lacking[entry.path] = _Lacking(own, given)
+        self._group_of[entry.path] = group
 
     def note(self, entry: Entry) -> list[str]:
-        """Take an entry as it is now; return the keys of twins that lack a score which is known among them now."""
-        key, group, monitor = entry.path, _group_of(entry), entry.monitor
-        asked = self._asked.get(key) if self._group_of.get(key) == group else None
-        self.forget(key)
-        if group is None:
-            return []
-        if asked is not None:
-            self._asked[key] = asked
-        self._group_of[key] = group
-        members = self._groups.setdefault(group, _Members())
-        if monitor is None or monitor.value is None:
-            members.lacking[key] = None if monitor is None else monitor.name
-            candidates = [key]
-        else:
-            if len(members.scored) < SCORED_MAX:
-                members.scored[key] = monitor
-            candidates = [*members.lacking]
-        found = []
-        for each in candidates if members.scored else ():
-            if self._asked.get(each) is None and (score := self.score_for(each)) is not None:
-                self._asked[each] = score
-                found.append(each)
-        return found
+        """Take an entry as it is now; return the keys of twins whose score is another one because of it."""
+        before = self._group_of.get(entry.path)
+        self.add(entry)
+        after = self._group_of.get(entry.path)
+        if before != after:
+            self._asked.pop(entry.path, None)
+        return [key for group in {before, after} - {None} for key in self._stale(group)]
 
-    def forget(self, key: str) -> None:
-        """Drop a checkpoint that is gone, or is another one now."""
+    def forget(self, key: str) -> list[str]:
+        """Drop a checkpoint that is gone; return the keys of twins whose score is another one because of it."""
         self._asked.pop(key, None)
-        group = self._group_of.pop(key, None)
-        if group is not None:
-            members = self._groups[group]
-            members.scored.pop(key, None)
-            members.lacking.pop(key, None)
-            if not members.scored and not members.lacking:
-                del self._groups[group]
+        return self._stale(self._drop(key))
+
+    def stale(self) -> list[str]:
+        """Return the keys of all twins that do not have the score that they should."""
+        return [key for group in self._groups for key in self._stale(group)]
 
     def clear(self) -> None:
         """Drop everything."""
@@ -77,24 +96,49 @@ class Twins:
         self._groups.clear()
         self._asked.clear()
 
-    def score_for(self, key: str) -> Monitor | None:
+    def score_for(self, key: str) -> TwinScore | None:
         """Return the score that the twins of the checkpoint at *key* agree on, under the metric it was selected by."""
         group = self._group_of.get(key)
-        if group is None:
+        members = None if group is None else self._groups[group]
+        lacking = None if members is None else members.lacking.get(key)
+        if members is None or lacking is None:
             return None
-        members = self._groups[group]
-        own = members.lacking.get(key)
         scores = [
-            monitor
+            TwinScore(monitor, other)
             for other, monitor in sorted(members.scored.items())
-            if other != key and (own is None or own == monitor.name)
+            if lacking.metric in (None, monitor.name)
         ]
-        if not scores or len({score.name for score in scores}) > 1:
+        if not scores or len({score.monitor.name for score in scores}) > 1:
             return None
-        values = [to_float(score.value) or 0.0 for score in scores]
+        values = [to_float(score.monitor.value) or 0.0 for score in scores]
         if max(values) - min(values) > SAME_SCORE * max(map(abs, values)):
             return None
-        return max(scores, key=lambda score: len(str(score.value)))  # the one that was rounded least
+        return max(scores, key=lambda score: len(str(score.monitor.value)))  # the one that was rounded least
+
+    def _stale(self, group: _Group | None) -> list[str]:
+        members = None if group is None else self._groups.get(group)
+        if members is None:
+            return []
+        found = []
+        for key, lacking in members.lacking.items():
+            if members.scored or lacking.given is not None:
+                score = self.score_for(key)
+                now = None if score is None else (score.path, score.monitor.name, score.monitor.value)
+                # One that does not take it (another program's sidecar says otherwise) must not be asked for ever.
+                if now != lacking.given and self._asked.get(key, ...) != now:
+                    self._asked[key] = now
+                    found.append(key)
+        return found
+
+    def _drop(self, key: str) -> _Group | None:
+        group = self._group_of.pop(key, None)
+        if group is not None:
+            members = self._groups[group]
+            members.scored.pop(key, None)
+            members.lacking.pop(key, None)
+            if not members.scored and not members.lacking:
+                del self._groups[group]
+        return group
 
 
 def _group_of(entry: Entry) -> _Group | None:

@@ -19,6 +19,7 @@ from ckpt_indexer import read_index
 from ckpt_indexer.index.query import fold
 from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part, parse_class
 from ckpt_indexer.metadata.schema import UNKNOWN
+from ckpt_indexer.model import Twin
 from tests.older_reader import refusal
 from tests.process import Daemon, encoded, index_equals_disk, put, run, wait_for
 from tests.samples import Tiny, train
@@ -256,8 +257,37 @@ def test_a_sidecar_by_another_name_is_another_programs(tmp_path: Path) -> None:
     assert read_index(tmp_path).entries["e/checkpoints/best.ckpt"].exp_name == "by the full name"
 
 
+def test_a_twins_score_follows_the_one_that_it_is_from(tmp_path: Path) -> None:
+    folder = tmp_path / "e" / "checkpoints"
+    weights(folder, "best.ckpt", step=8, value=1.0)
+    weights(folder, "last.ckpt", step=8, value=1.0)
+    told = {
+        "checkpointing": {"monitor": "val/hmean", "mode": "max"},
+        "training": {"epoch": 1, "global_step": 8},
+    }
+    other = put(folder / "best.metadata.yaml", theirs("best.ckpt", **told))
+
+    def scores() -> list[Any]:
+        assert run("rebuild", tmp_path).returncode == 0
+        assert index_equals_disk(tmp_path)
+        entries = read_index(tmp_path).entries
+        return [entries[f"e/checkpoints/{n}.ckpt"].monitor for n in ("best", "last")]
+
+    assert [score and score.value for score in scores()] == [0.95, 0.95]
+    put(other, theirs("best.ckpt", metrics={"hmean": 0.5}, **told))
+    assert [score and score.value for score in scores()] == [0.5, 0.5]
+    entries = read_index(tmp_path).entries
+    assert [entries[f"e/checkpoints/{n}.ckpt"].twin for n in ("best", "last")] == [
+        None,
+        Twin("e/checkpoints/best.ckpt"),
+    ]
+    other.unlink()
+    assert scores() == [None, None]
+
+
 @pytest.mark.parametrize(
-    ("about", "source"), [("x/best.pt", "checkpoint"), ("somewhere", "checkpoint"), ("best.ckpt", "sidecar")]
+    ("about", "source"),
+    [("x/best.pt", "checkpoint"), ("somewhere", "checkpoint"), ("best.ckpt", "sidecar")],
 )
 def test_one_that_could_be_about_two_checkpoints_is_resolved_by_its_path(
     tmp_path: Path, about: str, source: str

@@ -29,8 +29,15 @@ from tests.index.entries import entry
 
 FIELDS = [
     *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "status", "problem", "link_target"),
-    *("exp_name", "epoch", "global_step", "metrics", "monitor", "architecture", "encoder", "parameters"),
-    *("lightning_version", "metadata_file", "metadata_source", "metadata_problem", "metadata_fingerprint"),
+    *("exp_name", "epoch", "global_step", "metrics", "monitor", "twin", "architecture", "encoder"),
+    *(
+        "parameters",
+        "lightning_version",
+        "metadata_file",
+        "metadata_source",
+        "metadata_problem",
+        "metadata_fingerprint",
+    ),
     *("other_sidecar", "config_path", "config_fingerprint", "wandb_run_id", "wandb_path", "wandb_fingerprint"),
     *("content_id", "weights_id", "rules", "health", "generation", "indexed_at"),
 ]
