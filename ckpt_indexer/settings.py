@@ -66,6 +66,16 @@ class Settings(BaseModel):
     )
 
 
+def environment_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings of this process: *flags*, its environment, and the file that ``$CKPT_INDEXER_CONFIG`` names.
+
+    Raises:
+        SettingInvalid: as ``load_settings``.
+
+    """
+    return load_settings(flags or {}, os.environ, os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG"))
+
+
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], config_file: str | os.PathLike[str] | None
 ) -> Settings:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ckpt_indexer import layout
 from ckpt_indexer.catalog.files import CONFIG_NAMES
 from ckpt_indexer.catalog.records import (
+    UNKNOWN,
     CheckpointCatalog,
     CheckpointCatalogEntry,
     CheckpointInfo,
@@ -28,7 +29,7 @@ from ckpt_indexer.catalog.records import (
     sort_records,
 )
 from ckpt_indexer.catalog.switch import ENVIRONMENT_NAME, way_of
-from ckpt_indexer.errors import IndexMissing, StoreError
+from ckpt_indexer.errors import CkptIndexerError, IndexMissing
 from ckpt_indexer.index.reader import read_index
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ class CheckpointCatalogBuilder:
         use_wandb_fallback: bool = True,  # noqa: FBT002
         config_filenames: Sequence[str] = CONFIG_NAMES,
     ) -> None:
-        """*use_wandb_fallback* changes nothing: what a run's local record says is in the index."""
+        """*config_filenames* are the plain way's alone: the index knows a run's configuration by its own rules.
+
+        *use_wandb_fallback* changes nothing: what a run's local record says is in the index.
+        """
         self.outputs_dir = Path(outputs_dir).absolute()
         self.use_cache = use_cache
         self.use_wandb_fallback = use_wandb_fallback
@@ -124,7 +128,7 @@ class CheckpointCatalogBuilder:
         if way == "index":
             try:
                 return self._from_index()
-            except (StoreError, OSError) as error:
+            except (CkptIndexerError, OSError) as error:
                 log.warning("the index cannot be used, every checkpoint is loaded instead: %s", error)
         catalog = self._plainly()
         if way == "shadow":
@@ -134,12 +138,12 @@ class CheckpointCatalogBuilder:
     def _from_index(self) -> CheckpointCatalog:
         started = time.perf_counter()
         root = str(self.outputs_dir)
-        key = (root, _index_fingerprint(root), self.use_wandb_fallback, self.config_filenames)
-        if self.use_cache and key[1] is not None and (kept := global_cache.get(key)) is not None:
+        before = _index_fingerprint(root)
+        if self.use_cache and before is not None and (kept := global_cache.get((root, before))) is not None:
             return dataclasses.replace(kept, entries=[*kept.entries])
         catalog = self._finished(_entries_of(root), started)
-        if self.use_cache and (fingerprint := _index_fingerprint(root)) is not None and key[1] in (None, fingerprint):
-            global_cache.set((key[0], fingerprint, *key[2:]), catalog)
+        if self.use_cache and (fingerprint := _index_fingerprint(root)) is not None and before in (None, fingerprint):
+            global_cache.set((root, fingerprint), catalog)
         return dataclasses.replace(catalog, entries=[*catalog.entries])
 
     def _finished(self, entries: Iterable[Entry], started: float) -> CheckpointCatalog:
@@ -189,21 +193,28 @@ def build_lightweight_catalog(options: CatalogOptions) -> list[CheckpointInfo]:
 
 
 def differences(*, wait_s: float = 0.0) -> int:
-    """Return how many differences the comparisons of this process found, after waiting for those that still run."""
+    """Return how many fields of checkpoints differed in this process so far, after waiting for what still runs."""
     return _shadow.differences(wait_s)
 
 
 def differences_of(
     plain: Sequence[CheckpointCatalogEntry], ours: Sequence[CheckpointCatalogEntry]
 ) -> list[tuple[str, str]]:
-    """Return (path, field) for each field that is not the same; the field is ``missing`` or ``extra`` for an entry."""
+    """Return (path, field) for each contradiction; the field is ``missing`` or ``extra`` for an entry.
+
+    What only the index knows (by a sidecar, a run's log, a twin) contradicts nothing.
+    """
     theirs = {str(each.checkpoint_path): each for each in plain}
     mine = {str(each.checkpoint_path): each for each in ours}
     found = [(path, "missing") for path in theirs.keys() - mine.keys()]
     found += [(path, "extra") for path in mine.keys() - theirs.keys()]
     fields = [f.name for f in dataclasses.fields(CheckpointCatalogEntry) if f.name not in _NOT_COMPARED]
     for path in theirs.keys() & mine.keys():
-        found += [(path, name) for name in fields if getattr(theirs[path], name) != getattr(mine[path], name)]
+        found += [
+            (path, name)
+            for name in fields
+            if (value := getattr(theirs[path], name)) != getattr(mine[path], name) and value not in (None, UNKNOWN)
+        ]
     return sorted(found)
 
 
@@ -211,7 +222,7 @@ class _Shadow:
     """Comparisons in the background, one at a time for each folder."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._found: set[tuple[str, str]] = set()  # (path, field), each counted and logged once
         self._running: dict[Path, threading.Thread] = {}
         self._lock = threading.Lock()
 
@@ -231,7 +242,7 @@ class _Shadow:
         for thread in running:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            return self._count
+            return len(self._found)
 
     def _run(self, builder: CheckpointCatalogBuilder, plain: CheckpointCatalog) -> None:
         try:
@@ -239,8 +250,9 @@ class _Shadow:
             ours = builder._from_index()  # noqa: SLF001 - the other half of its work
             found = differences_of(plain.entries, ours.entries)
             with self._lock:
-                self._count += len(found)
-            for path, field in found:
+                new = [each for each in found if each not in self._found]
+                self._found.update(new)
+            for path, field in new:
                 log.warning("catalog_differs key=%s field=%s", os.path.relpath(path, builder.outputs_dir), field)
         except Exception:  # a trial must never take the page with it
             log.exception("the catalogues of %s could not be compared", builder.outputs_dir)

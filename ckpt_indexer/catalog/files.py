@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckpt_indexer.layout import OTHER_SIDECAR_ENDS, OWN_CONFIG_ENDS
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
 CONFIG_NAMES = ("config.yaml", "hparams.yaml")
-_CONFIG_SUFFIXES = (".config.yaml", ".config.yml", ".config.json", ".resolved.config.json")
-_METADATA_SUFFIXES = (".metadata.yaml", ".metadata.json")
 
 
 def resolve_config_path(checkpoint_path: str | os.PathLike[str], names: Sequence[str] = CONFIG_NAMES) -> Path | None:
@@ -22,7 +22,7 @@ def resolve_config_path(checkpoint_path: str | os.PathLike[str], names: Sequence
     """
     path = Path(checkpoint_path).absolute()
     above = [*path.parents]
-    candidates = [path.with_name(path.stem + suffix) for suffix in _CONFIG_SUFFIXES]
+    candidates = [path.with_name(path.stem + suffix) for suffix in OWN_CONFIG_ENDS]
     candidates += [folder / ".hydra" / "config.yaml" for folder in above[1:3]]
     candidates += [folder / name for folder in above[:2] for name in names]
     return next((each for each in candidates if each.is_file()), None)
@@ -31,4 +31,4 @@ def resolve_config_path(checkpoint_path: str | os.PathLike[str], names: Sequence
 def metadata_paths(checkpoint_path: str | os.PathLike[str]) -> list[Path]:
     """Return the names that a checkpoint's sidecar may have, in the order in which they are tried."""
     path = Path(checkpoint_path)
-    return [path.with_name(name + suffix) for suffix in _METADATA_SUFFIXES for name in (path.name, path.stem)]
+    return [path.with_name(name + suffix) for suffix in OTHER_SIDECAR_ENDS for name in (path.name, path.stem)]

@@ -5,7 +5,6 @@ Everything is written through the locked store, at once; a running daemon does n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,15 @@ import structlog
 from ckpt_indexer import layout
 from ckpt_indexer.errors import IndexMissing, RootUnusable
 from ckpt_indexer.index.reader import read_index
-from ckpt_indexer.settings import ENVIRONMENT_PREFIX, load_settings
+from ckpt_indexer.settings import environment_settings
 from ckpt_indexer.watch.examine import Examiner
 from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.log import configure_log
 from ckpt_indexer.watch.scan import scan
 
 if TYPE_CHECKING:
+    import os
+
     from ckpt_indexer.catalog.metadata import CheckpointMetadataV1
     from ckpt_indexer.model import Entry
 
@@ -33,8 +34,7 @@ def run_pass(root: str, places: tuple[str, ...] = ("",)) -> None:
 
     """
     _keep_quiet()
-    settings = load_settings({}, os.environ, os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG"))
-    with Indexer(root, sidecar_fill=settings.sidecar_fill, sidecar_names=settings.sidecar_names) as indexer:
+    with Indexer.of(root, environment_settings()) as indexer:
         indexer.load()
         indexer.look(places)
         indexer.finish()
@@ -108,7 +108,8 @@ def generate_metadata_for_checkpoint(path: str | os.PathLike[str]) -> Checkpoint
     found = scan(str(root), (layout.to_path(key),), (checkpoint.suffix,)).found.get(key) if root.is_dir() else None
     if found is None:
         return None
-    examiner = Examiner(str(root))
+    settings = environment_settings()
+    examiner = Examiner(str(root), fill=settings.sidecar_fill, both_names=settings.sidecar_names == "both")
     try:
         examiner.examine(key, found)
     finally:

@@ -1,4 +1,4 @@
-"""Sidecars of schema 1.0 as older readers take them: strict, by whatever name they stand beside a checkpoint.
+"""Sidecars of schema 1.0 as older readers take them, by whatever name they stand beside a checkpoint.
 
 What is read is foreign: it is parsed in the worker process with its limits, and what does not validate costs a warning.
 """
@@ -44,7 +44,7 @@ Value = int | float | bool | str
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
 class TrainingInfo(_Part):

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import select
+import stat
 import subprocess
 import sys
 import time
@@ -52,9 +53,12 @@ def load_records(root: str, config_names: Sequence[str]) -> list[CheckpointCatal
     records = []
     with _Loader() as loader:
         for path in iter_checkpoints(root):
-            if not os.path.isfile(path):
-                continue  # a link that leads nowhere, a pipe that would be waited for, or it went meanwhile
-            status = os.stat(path)
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # a link that leads nowhere, or it went meanwhile
+            if not stat.S_ISREG(status.st_mode):
+                continue  # a pipe would be waited for
             facts = loader.load(path)
             if isinstance(facts, str):
                 log.warning("%s cannot be loaded: %s", layout.to_key(os.path.relpath(path, root)), facts)
@@ -86,7 +90,8 @@ def _record(
     key = layout.to_key(os.path.relpath(path, root))
     fingerprint = (status.st_size, status.st_mtime_ns, status.st_ino)
     config = None if config_path is None else Config(str(config_path), configs[config_path], (0, 0, 0))
-    document = compose(key=key, link_target=None, fingerprint=fingerprint, facts=facts, config=config)
+    target = layout.to_key(os.path.relpath(os.path.realpath(path), root)) if os.path.islink(path) else None
+    document = compose(key=key, link_target=target, fingerprint=fingerprint, facts=facts, config=config)
     record = record_of(entry_of(document, key, fingerprint, None), root)
     record.config_path = config_path
     return record

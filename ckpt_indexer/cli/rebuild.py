@@ -13,7 +13,7 @@ import click
 from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
 from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import RootUnusable
-from ckpt_indexer.settings import ENVIRONMENT_PREFIX, load_settings
+from ckpt_indexer.settings import ENVIRONMENT_PREFIX, environment_settings
 from ckpt_indexer.watch.indexer import Indexer
 from ckpt_indexer.watch.log import configure_log
 from ckpt_indexer.watch.survey import survey
@@ -77,19 +77,14 @@ def run(
     *show_progress* says whether there is a bar; without it there is one on a terminal. *verbose* names what is written.
     """
     check_root(root)
-    settings = load_settings({"suffixes": suffixes}, os.environ, os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG"))
+    settings = environment_settings({"suffixes": suffixes})
     chosen = settings.suffixes
     configure_log("warning", "text", is_terminal=False)
     started = time.monotonic()
     workers = workers or min(8, os.cpu_count() or 1)
-    with Indexer(
-        root,
-        workers=workers,
-        sidecar_fill=settings.sidecar_fill,
-        sidecar_names=settings.sidecar_names,
-        remove_orphans=not missing_only,
-        suffixes=chosen,
-    ) as indexer:
+    # `generate` is for sidecars, whatever the settings say of the daemon's, and removes nothing.
+    changes = {"sidecars": True, "remove_orphans": False} if missing_only else {}
+    with Indexer.of(root, settings, workers=workers, **changes) as indexer:
         indexer.force = force
         if dry_run:
             _dry_run(

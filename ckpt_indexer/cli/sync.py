@@ -43,13 +43,13 @@ def command(root: str, timeout_s: float, as_json: bool) -> None:
 
 def _pass(root: str) -> None:
     """Do what a daemon would have done."""
-    from ckpt_indexer.settings import load_settings
+    from ckpt_indexer.settings import environment_settings
     from ckpt_indexer.watch.indexer import Indexer
     from ckpt_indexer.watch.log import configure_log
 
-    settings = load_settings({}, os.environ, os.environ.get("CKPT_INDEXER_CONFIG"))
+    settings = environment_settings()
     configure_log("warning", "text", is_terminal=False)
-    with Indexer(root, sidecar_fill=settings.sidecar_fill, sidecar_names=settings.sidecar_names) as indexer:
+    with Indexer.of(root, settings) as indexer:
         indexer.load()
         indexer.look()
         indexer.finish()

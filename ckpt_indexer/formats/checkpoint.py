@@ -249,9 +249,7 @@ def _describe_callbacks(value: Any, facts: Facts, plainer: Plainer) -> None:
         name, parameters = parse_state_key(key if isinstance(key, str) else _kind_of_class(key))
         plain = plainer.plain(state)
         facts.callbacks.append(CallbackFacts(name, parameters, plain))
-        if isinstance(plain, dict) and (
-            "best_model_path" in plain or name.endswith("ModelCheckpoint")
-        ):  # or derived from it
+        if isinstance(plain, dict) and ("best_model_path" in plain or "ModelCheckpoint" in name):  # or derived from it
             facts.monitors.append(_monitor_state(parameters, plain))
 
 

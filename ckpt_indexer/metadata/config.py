@@ -468,7 +468,7 @@ def is_model_checkpoint(name: str) -> bool:
     >>> [is_model_checkpoint(name) for name in ("UniqueModelCheckpoint", "model_checkpoint", "EMA")]
     [True, True, False]
     """
-    return name.rpartition(".")[2].replace("_", "").lower().endswith("modelcheckpoint")
+    return "modelcheckpoint" in name.rpartition(".")[2].replace("_", "").lower()
 
 
 def _model_checkpoints(callbacks: Any) -> Iterator[dict[str, Any]]:

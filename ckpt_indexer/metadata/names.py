@@ -7,8 +7,8 @@
 | ``epoch_epoch=01-step_step=0546-loss_val/loss=1.6217.ckpt`` (a literal before each field) | 1, 546, val/loss 1.6217 |
 | ``resnet18_bs12_epoch_epoch=0_step_step=13.ckpt`` | epoch 0, step 13 |
 
-A number after ``-`` or ``_`` is a metric's only if its name is a metric's word and it has decimals: names hold dates,
-versions and settings, too. Settings (``lr=0.1``, ``fold=3``) are no metrics. Pure: a path in, numbers out.
+A number after ``-`` or ``_`` is a metric's only if its name is a metric's (``focal_loss-2.0`` is a weight) and it has
+two decimals or more: names hold dates, versions and settings, too. Settings (``lr=0.1``, ``fold=3``) are no metrics. Pure: a path in, numbers out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import posixpath
 import re
 from typing import NamedTuple
 
-_NUMBER = re.compile(r"=(-?\d+(?:\.\d+)?(?:e-?\d+)?|-?inf|nan)(?=[-_ ]|$)")
+_NUMBER = re.compile(r"=(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|-?inf|nan)(?=[-_ ]|$)")
 _DASHED = re.compile(r"(?<![A-Za-z0-9])([A-Za-z][A-Za-z0-9/]*(?:_[A-Za-z][A-Za-z0-9/]*)*)[-_](\d+(?:\.\d+)?)(?=[-_]|$)")
 _UNFINISHED = re.compile(r"=-?(?:[\d.]+(?:e-?\d+)?|inf|nan)-[A-Za-z_][\w ]*$")
 _COUNTED = re.compile(r"(?:^|[-_])(?:epoch|step)=\d+[-_]")
@@ -110,6 +110,12 @@ METRIC_WORDS = frozenset(
 )
 
 
+_MEASURED_ON = frozenset({"val", "valid", "validation", "test", "train", "eval"})
+# What stands before a metric in a name and is no part of the metric's.
+_RANKS = frozenset({"best", "last", "top", "epoch", "step", "model", "checkpoint", "ckpt"})
+DECIMALS_MIN = 2  # of a measured number; weights and thresholds in names are round
+
+
 class NameFacts(NamedTuple):
     """The numbers in a checkpoint's name."""
 
@@ -152,8 +158,8 @@ def parse_name(path: str) -> NameFacts:
             epoch = int(match[2])
         elif word in _STEP and step is None and match[2].isdigit():
             step = int(match[2])
-        elif word in METRIC_WORDS and "." in match[2]:
-            metrics.setdefault(_metric_of(match[1]), float(match[2]))
+        elif (metric := _metric_of(match[1])) and len(match[2].partition(".")[2]) >= DECIMALS_MIN:
+            metrics.setdefault(metric, float(match[2]))
     return NameFacts(epoch, step, metrics)
 
 
@@ -194,10 +200,11 @@ def _last_word(key: str) -> str:
     return last_part(key).rpartition("_")[2].lower()
 
 
-def _metric_of(name: str) -> str:
-    """Return the metric's own words of a name that runs together: ``best_hmean`` is hmean, ``val_loss`` itself."""
+def _metric_of(name: str) -> str | None:
+    """Return the metric that a name which runs together means: ``best_hmean`` is hmean, ``focal_loss`` none."""
     words = name.split("_")
-    first = len(words) - 1
-    while first and words[first - 1].lower() in ("val", "valid", "validation", "test", "train", "eval"):
-        first -= 1
-    return "_".join(words[first:])
+    while len(words) > 1 and words[0].lower() in _RANKS:
+        del words[0]
+    *before, last = words
+    is_metric = last_part(last).lower() in METRIC_WORDS and all(word.lower() in _MEASURED_ON for word in before)
+    return "_".join(words) if is_metric else None

@@ -158,16 +158,8 @@ class _Session:
         self._lookup: Lookup | None = None
         if settings.wandb_api:
             self._lookup = Lookup(default_cache_dir(), on_result=self._on_run_answered)
-        self._indexer = Indexer(
-            self._root,
-            workers=settings.workers,
-            sidecars=settings.sidecars,
-            sidecar_fill=settings.sidecar_fill,
-            sidecar_names=settings.sidecar_names,
-            remove_orphans=settings.remove_orphans,
-            suffixes=settings.suffixes,
-            lookup=None if self._lookup is None else self._lookup.get,
-        )
+        lookup = None if self._lookup is None else self._lookup.get
+        self._indexer = Indexer.of(self._root, settings, lookup=lookup)
         self._cookies: set[str] = set()  # noticed, and not yet answered
         self._next_pass = 0.0
         self._pace = Pace(time.monotonic())

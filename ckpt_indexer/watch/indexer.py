@@ -12,7 +12,7 @@ import itertools
 import posixpath
 import time
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import structlog
 
@@ -30,6 +30,7 @@ from ckpt_indexer.watch.twins import Twins
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from ckpt_indexer.settings import Settings
     from ckpt_indexer.watch.examine import LookUp
     from ckpt_indexer.watch.scan import Snapshot
 
@@ -92,6 +93,12 @@ class Indexer:
         self._pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="examine")
         self._in_flight: dict[cf.Future[Examined], str] = {}
         self._in_flight_max = workers * IN_FLIGHT_PER_WORKER
+
+    @classmethod
+    def of(cls, root: str, settings: Settings, **changes: Any) -> Self:
+        """Build an indexer as the settings say; *changes* are arguments that say otherwise."""
+        names = ("workers", "sidecars", "sidecar_fill", "sidecar_names", "remove_orphans", "suffixes")
+        return cls(root, **{**{name: getattr(settings, name) for name in names}, **changes})
 
     def __enter__(self) -> Self:
         return self

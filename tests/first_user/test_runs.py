@@ -277,10 +277,8 @@ def test_a_twins_score_follows_the_one_that_it_is_from(tmp_path: Path) -> None:
     put(other, theirs("best.ckpt", metrics={"hmean": 0.5}, **told))
     assert [score and score.value for score in scores()] == [0.5, 0.5]
     entries = read_index(tmp_path).entries
-    assert [entries[f"e/checkpoints/{n}.ckpt"].twin for n in ("best", "last")] == [
-        None,
-        Twin("e/checkpoints/best.ckpt"),
-    ]
+    twins = [entries[f"e/checkpoints/{n}.ckpt"].twin for n in ("best", "last")]
+    assert twins == [None, Twin("e/checkpoints/best.ckpt")]
     other.unlink()
     assert scores() == [None, None]
 

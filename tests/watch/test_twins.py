@@ -77,7 +77,7 @@ def test_a_score_that_changes_is_taken_over_again() -> None:
     assert twins.note(saved("best", Monitor("val/hmean", "max", 0.95))) == ["e/checkpoints/last.ckpt"]
 
 
-@pytest.mark.parametrize("order", itertools.permutations("abc"))
+@pytest.mark.parametrize("order", [*itertools.permutations("abc")])
 def test_what_a_checkpoint_gets_does_not_depend_on_who_came_first(order: tuple[str, ...]) -> None:
     twins = Twins()
     known = {"a": saved("a", BEST), "b": saved("b", Monitor("val_loss", "min", 0.3)), "c": saved("c")}
