@@ -2,8 +2,8 @@
 
 Pure functions over plain data. Nothing is required of its shape; what is not found is ``unknown`` or ``None``.
 
-A configuration is written unresolved. An interpolation of another value (``${a.b}``) is followed; one that needs the
-machine that trained (``${oc.env:HOME}``, ``${hydra:…}``), leads nowhere, or in a circle, is not known.
+A configuration is written unresolved. An interpolation of another value or node (``${a.b}``) is followed; one that
+needs the machine that trained (``${oc.env:HOME}``, ``${hydra:…}``), leads nowhere, or in a circle, is not known.
 
 How a part of the model is found (``model_part``). Its *role* (architecture, encoder, decoder, head, loss) is looked for
 by its keys in the whole subtree of the model, wherever it stands:
@@ -22,12 +22,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckpt_indexer.metadata.fit import flat, numbers
 from ckpt_indexer.metadata.schema import UNKNOWN, Checkpointing, Decoder, Encoder, Head, Loss, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PARAMS_MAX = 50  # entries of a component's params worth repeating in a sidecar
 DEPTH_MAX = 12  # levels of the model's subtree that are searched; real ones have 6
 NODES_MAX = 20_000  # mappings that are looked into, for all of it
 INTERPOLATIONS_MAX = 16  # followed from one value; more is a circle
@@ -150,7 +150,7 @@ def resolve(value: Any, config: dict[str, Any]) -> Any:
         found = _INTERPOLATION.search(value)
         if found is None or not _REFERENCE.fullmatch(found[1]) or found[1].startswith("."):
             return None
-        target = find(config, found[1])
+        target = _referred(found[1], config)
         if found.span() == (0, len(value)):
             value = target
         elif isinstance(target, str | int | float) and len(value) + len(str(target)) <= 10 * NAME_MAX:
@@ -158,6 +158,21 @@ def resolve(value: Any, config: dict[str, Any]) -> Any:
         else:
             return None
     return None
+
+
+def _referred(path: str, config: dict[str, Any]) -> Any:
+    """Return what stands at *path*; where a node on the way is another reference, the reference that it makes.
+
+    >>> _referred("model.loss", {"model": "${models.a}"})
+    '${models.a.loss}'
+    """
+    node: Any = config
+    keys = path.split(".")
+    for count, key in enumerate(keys, 1):
+        node = node.get(key) if isinstance(node, dict) else None
+        if count < len(keys) and isinstance(node, str) and (whole := _INTERPOLATION.fullmatch(node)) is not None:
+            return f"${{{'.'.join((whole[1], *keys[count:]))}}}" if len(node) <= 10 * NAME_MAX else None
+    return node
 
 
 def parse_class(target: Any, config: dict[str, Any]) -> str | None:
@@ -215,11 +230,11 @@ def parse_name(value: Any, config: dict[str, Any]) -> str | None:
 
 def model_part(config: dict[str, Any]) -> Model:
     """Return architecture, encoder, decoder, head and loss, as far as they are named."""
-    nodes = [found for key in _MODEL_KEYS if isinstance(found := config.get(key), dict)]
+    nodes = [found for key in _MODEL_KEYS if isinstance(found := resolve(config.get(key), config), dict)]
     if not nodes:
         nodes = list(_deeper_models(config))[:1]
-    top = _find_parts([config], depth_max=0)
-    parts = _find_parts(nodes, depth_max=DEPTH_MAX) if nodes else top
+    top = _find_parts([config], config, depth_max=0)
+    parts = _find_parts(nodes, config, depth_max=DEPTH_MAX) if nodes else top
     for role in ("encoder", "loss"):  # a loss stands beside the model as often as in it; flat ones name the encoder
         parts[role] = parts[role] or top[role]
     return Model(
@@ -233,14 +248,17 @@ def model_part(config: dict[str, Any]) -> Model:
 
 def _deeper_models(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Find a model's node that does not stand at the top: ``task.model``, ``experiment.net``."""
-    for node in _mappings(config, 3):
+    for node in _mappings(config, config, 3):
         for key in ("model", "net", "network"):
-            if isinstance(found := node.value.get(key), dict):
+            if isinstance(found := resolve(node.value.get(key), config), dict):
                 yield found
 
 
-def _mappings(root: dict[str, Any], depth_max: int) -> Iterator[_Part]:
-    """Iterate over the mappings in *root*, itself first, level by level; subtrees of other things are left out."""
+def _mappings(root: dict[str, Any], config: dict[str, Any], depth_max: int) -> Iterator[_Part]:
+    """Iterate over the mappings in *root*, itself first, level by level; subtrees of other things are left out.
+
+    A reference to a node is that node.
+    """
     waiting = [_Part(root, False, 0, 0)]
     count = 0
     while waiting and count < NODES_MAX:
@@ -253,21 +271,23 @@ def _mappings(root: dict[str, Any], depth_max: int) -> Iterator[_Part]:
             for key, value in part.value.items():
                 if key in _OTHER_SUBTREES:
                     continue
-                for inner in value if isinstance(value, list) else (value,):
+                referred = resolve(value, config)
+                for each in referred if isinstance(referred, list) else (referred,):
+                    inner = resolve(each, config)
                     if isinstance(inner, dict) and len(below) < NODES_MAX:
                         is_override = part.is_override or key in _OVERRIDE_KEYS
                         below.append(_Part(inner, is_override, part.depth + 1, len(below)))
         waiting = below
 
 
-def _find_parts(roots: list[dict[str, Any]], *, depth_max: int) -> dict[str, list[_Part]]:
+def _find_parts(roots: list[dict[str, Any]], config: dict[str, Any], *, depth_max: int) -> dict[str, list[_Part]]:
     """Find what has a role, overrides and what stands higher up first."""
     found: dict[str, list[_Part]] = {role: [] for role in _ROLES}
     for root in roots:
-        for node in _mappings(root, depth_max):
+        for node in _mappings(root, config, depth_max):
             for role, keys in _ROLES.items():
                 for key in keys:
-                    if isinstance(value := node.value.get(key), dict | str) and value:
+                    if isinstance(value := resolve(node.value.get(key), config), dict | str) and value:
                         found[role].append(_Part(value, node.is_override, node.depth, len(found[role])))
     for parts in found.values():
         parts.sort(key=lambda part: (not part.is_override, part.depth, part.order))
@@ -304,7 +324,7 @@ def _class_of(node: dict[str, Any], config: dict[str, Any]) -> str | None:
 
 def _architecture(config: dict[str, Any], nodes: list[dict[str, Any]]) -> str | None:
     """Name the architecture: by name, in the model's nodes from the outermost, else by the class of the innermost."""
-    chain = [inner for node in nodes for inner in _chain(node)]
+    chain = [inner for node in nodes for inner in _chain(node, config)]
     for node in chain:
         for key in _ARCHITECTURE_KEYS:
             if (name := _architecture_at(node.get(key), config)) is not None:
@@ -322,7 +342,7 @@ def _architecture(config: dict[str, Any], nodes: list[dict[str, Any]]) -> str | 
     return None
 
 
-def _chain(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _chain(node: dict[str, Any], config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Iterate over a model's node and the networks that it wraps, one in the other.
 
     A node that names parts of its own is the network itself.
@@ -331,14 +351,14 @@ def _chain(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield node
         if any(key in node for key in _ENCODER_KEYS):
             return
-        settings = node.get("init_args")
+        settings = resolve(node.get("init_args"), config)
         inner = next(
             (
-                each[key]
+                inside
                 for each in (node, settings)
                 if isinstance(each, dict)
                 for key in _MODEL_KEYS
-                if isinstance(each.get(key), dict)
+                if isinstance(inside := resolve(each.get(key), config), dict)
             ),
             None,
         )
@@ -348,8 +368,9 @@ def _chain(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _architecture_at(value: Any, config: dict[str, Any]) -> str | None:
+    value = resolve(value, config)
     if isinstance(value, list) and len(value) == 1:  # Hugging Face's "architectures"
-        value = value[0]
+        value = resolve(value[0], config)
     if isinstance(value, dict):
         keys = ("name", *(key for key in _ARCHITECTURE_KEYS if isinstance(value.get(key), str)), "type")
         return _own_name(value, keys, config) or _class_of(value, config)
@@ -363,7 +384,7 @@ def _encoder(chosen: tuple[str, dict[str, Any]] | None, config: dict[str, Any], 
     pretrained, frozen = _flag(node, "pretrained"), _flag(node, "frozen", "freeze")
     if set(node) == {"name"}:  # only a name: the node that it stands in says the rest
         for around in (*nodes, config):
-            if any(around.get(key) == node["name"] for key in _ENCODER_KEYS):
+            if any(resolve(around.get(key), config) == node["name"] for key in _ENCODER_KEYS):
                 weights = around.get("encoder_weights")
                 pretrained = isinstance(weights, str) if "encoder_weights" in around else _flag(around, "pretrained")
                 frozen = _flag(around, "frozen", "freeze_encoder", "freeze")
@@ -380,10 +401,10 @@ def _decoder(chosen: tuple[str, dict[str, Any]] | None, config: dict[str, Any]) 
         return Decoder()
     name, node = chosen
     params = _params(node, config)
-    channels = node.get("in_channels")
+    channels = resolve(node.get("in_channels"), config)
     channels = [channels] if type(channels) is int else channels
-    inner = node.get("params") if isinstance(node.get("params"), dict) else {}
-    assert inner is not None
+    given = resolve(node.get("params"), config)
+    inner = given if isinstance(given, dict) else {}
     return Decoder(
         name=name,
         in_channels=channels if isinstance(channels, list) and all(type(c) is int for c in channels) else [],
@@ -408,8 +429,7 @@ def _loss(chosen: tuple[str, dict[str, Any]] | None, config: dict[str, Any]) -> 
     if chosen is None:
         return Loss()
     name, node = chosen
-    numbers = {key: value for key, value in _params(node, config).items() if type(value) in (int, float)}
-    return Loss(name=name, params=numbers)
+    return Loss(name=name, params=numbers(_params(node, config)))
 
 
 def _params(node: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -420,18 +440,8 @@ def _params(node: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """
     known = (*_NAME_KEYS, *_TARGET_KEYS, "in_channels", "inner_channels", "output_channels", "params")
     own = {key: value for key, value in node.items() if key not in known}
-    given = node.get("params")
-    flat: dict[str, Any] = {}
-    waiting = [("", {**own, **(given if isinstance(given, dict) else {})}, 0)]
-    while waiting:
-        prefix, mapping, depth = waiting.pop(0)
-        for key, value in mapping.items():
-            value = resolve(value, config)  # noqa: PLW2901
-            if isinstance(value, dict) and depth < DEPTH_MAX:
-                waiting.append((f"{prefix}{key}.", value, depth + 1))
-            elif isinstance(value, str | int | float) and len(flat) < PARAMS_MAX:
-                flat[f"{prefix}{key}"] = value
-    return flat
+    given = resolve(node.get("params"), config)
+    return flat({**own, **(given if isinstance(given, dict) else {})}, lambda value: resolve(value, config))
 
 
 # --- the callback that saves ---
@@ -441,8 +451,8 @@ def checkpointing_parts(config: dict[str, Any]) -> list[Checkpointing]:
     """Return the settings of the ModelCheckpoint callbacks, in their order."""
     parts = []
     for node in (
-        *_model_checkpoints(config.get("callbacks")),
-        *_model_checkpoints(find(config, "trainer.callbacks")),
+        *_model_checkpoints(config.get("callbacks"), config),
+        *_model_checkpoints(find(config, "trainer.callbacks"), config),
     ):
         settings = {key: resolve(value, config) for key, value in node.items()}
         mode, save_last, monitor = settings.get("mode"), settings.get("save_last"), settings.get("monitor")
@@ -471,20 +481,22 @@ def is_model_checkpoint(name: str) -> bool:
     return "modelcheckpoint" in name.rpartition(".")[2].replace("_", "").lower()
 
 
-def _model_checkpoints(callbacks: Any) -> Iterator[dict[str, Any]]:
+def _model_checkpoints(callbacks: Any, config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Find the ModelCheckpoints among callbacks given as a dict or a list, by class or by key."""
+    callbacks = resolve(callbacks, config)
     if isinstance(callbacks, dict):
         items = list(callbacks.items())
     elif isinstance(callbacks, list):
         items = [("", node) for node in callbacks]
     else:
         return
-    for key, node in items:
+    for key, value in items:
+        node = resolve(value, config)
         if not isinstance(node, dict):
             continue
         target = next((node[k] for k in _TARGET_KEYS if isinstance(node.get(k), str)), None)
         if is_model_checkpoint(str(key if target is None else target)) or (
             is_model_checkpoint(str(key)) and "monitor" in node
         ):
-            inner = node.get("init_args")
+            inner = resolve(node.get("init_args"), config)
             yield inner if isinstance(inner, dict) else node

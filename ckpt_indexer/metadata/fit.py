@@ -9,9 +9,12 @@ what is not known: left out where a reader has a default, filled in where it ins
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN, Document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Where a reader insists on a value: what is filled in.
 FILLED: dict[str, Any] = {
@@ -29,6 +32,7 @@ PHASES = {
     "fine-tune": "finetuning", "fine_tune": "finetuning",
 }  # fmt: skip
 PARAMS_MAX = 50  # of a part of the model
+DEPTH_MAX = 12  # of params in params
 
 
 def fit(document: Document) -> Document:
@@ -49,9 +53,9 @@ def fit(document: Document) -> Document:
         if value is not None and not (0 <= value <= highest and math.isfinite(value)):
             setattr(metrics, name, None)
             metrics.additional_metrics.setdefault(name, value)
-    model.decoder.params = flat(model.decoder.params, (bool, int, float, str))
-    model.head.params = flat(model.head.params, (bool, int, float, str))
-    model.loss.params = flat(model.loss.params, (int, float))
+    model.decoder.params = flat(model.decoder.params)
+    model.head.params = flat(model.head.params)
+    model.loss.params = numbers(model.loss.params)
     for part, names in ((model.decoder, ("inner_channels", "output_channels")), (model.head, ("in_channels",))):
         for name in names:
             value = getattr(part, name)
@@ -60,22 +64,30 @@ def fit(document: Document) -> Document:
     return document
 
 
-def flat(params: dict[str, Any], types: tuple[type, ...]) -> dict[str, Any]:
-    """Return the *params* of these *types* under dotted names; lists and what is not known are left out.
+def flat(params: dict[str, Any], meaning: Callable[[Any], Any] = lambda value: value) -> dict[str, Any]:
+    """Return the numbers, flags and texts of *params* under dotted names; lists and what is not known are left out.
 
-    >>> flat({"k": 3, "post": {"thresh": 0.2, "box": [1]}, "none": None}, (int, float))
+    *meaning* gives what a value that is written stands for.
+
+    >>> flat({"k": 3, "post": {"thresh": 0.2, "box": [1]}, "none": None})
     {'k': 3, 'post.thresh': 0.2}
     """
     found: dict[str, Any] = {}
-    waiting = [("", params)]
+    waiting = [("", params, 0)]
     while waiting:
-        prefix, mapping = waiting.pop(0)
-        for key, value in mapping.items():
-            if isinstance(value, dict):
-                waiting.append((f"{prefix}{key}.", value))
-            elif type(value) in types and len(found) < PARAMS_MAX:
+        prefix, mapping, depth = waiting.pop(0)
+        for key, written in mapping.items():
+            value = meaning(written)
+            if isinstance(value, dict) and depth < DEPTH_MAX and len(waiting) < PARAMS_MAX:
+                waiting.append((f"{prefix}{key}.", value, depth + 1))
+            elif isinstance(value, bool | int | float | str) and len(found) < PARAMS_MAX:
                 found[f"{prefix}{key}"] = value
     return found
+
+
+def numbers(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of *params*, which flags are not."""
+    return {name: value for name, value in flat(params).items() if type(value) in (int, float)}
 
 
 def write_absent(content: dict[str, Any], *, fill: bool) -> None:

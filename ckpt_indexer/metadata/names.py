@@ -8,7 +8,8 @@
 | ``resnet18_bs12_epoch_epoch=0_step_step=13.ckpt`` | epoch 0, step 13 |
 
 A number after ``-`` or ``_`` is a metric's only if its name is a metric's (``focal_loss-2.0`` is a weight) and it has
-two decimals or more: names hold dates, versions and settings, too. Settings (``lr=0.1``, ``fold=3``) are no metrics. Pure: a path in, numbers out.
+two decimals or more: names hold dates, versions and settings, too. Settings (``lr=0.1``, ``fold=3``) are no metrics.
+Pure: a path in, numbers out.
 """
 
 from __future__ import annotations

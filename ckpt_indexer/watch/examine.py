@@ -313,6 +313,10 @@ class Examiner:
         other = stamp.other
         if other is not None and (other.path != layout.to_key(path) or other.is_shared):
             return stamp
+        stem = name.removesuffix(layout.SIDECAR_SUFFIX)
+        alike = {stem + suffix for suffix in layout.KNOWN_SUFFIXES} - {layout.to_path(key).rpartition("/")[2]}
+        if any(_fingerprint_at(folder_fd, each) is not None for each in alike):
+            return stamp  # it could be taken for that one's
         if other is None and _fingerprint_at(folder_fd, name) is not None:
             return stamp  # it came meanwhile: the next look at it decides
         if other is not None:
