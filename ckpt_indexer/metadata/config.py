@@ -408,21 +408,22 @@ def _decoder(chosen: tuple[str, dict[str, Any]] | None, config: dict[str, Any]) 
     return Decoder(
         name=name,
         in_channels=channels if isinstance(channels, list) and all(type(c) is int for c in channels) else [],
-        inner_channels=_positive(find_int({**inner, **node}, "inner_channels", "inner_dim")),
-        output_channels=_positive(find_int({**inner, **node}, "output_channels", "out_channels", "output_channel")),
+        inner_channels=_width({**inner, **node}, config, "inner_channels", "inner_dim"),
+        output_channels=_width({**inner, **node}, config, "output_channels", "out_channels", "output_channel"),
         params=params,
     )
 
 
-def _positive(number: int | None) -> int | None:
-    return number if number is not None and number >= 1 else None
+def _width(node: dict[str, Any], config: dict[str, Any], *keys: str) -> int | None:
+    found = next((number for key in keys if type(number := resolve(node.get(key), config)) is int), 0)
+    return found if found >= 1 else None
 
 
 def _head(chosen: tuple[str, dict[str, Any]] | None, config: dict[str, Any]) -> Head:
     if chosen is None:
         return Head()
     name, node = chosen
-    return Head(name=name, in_channels=_positive(find_int(node, "in_channels")), params=_params(node, config))
+    return Head(name=name, in_channels=_width(node, config, "in_channels"), params=_params(node, config))
 
 
 def _loss(chosen: tuple[str, dict[str, Any]] | None, config: dict[str, Any]) -> Loss:

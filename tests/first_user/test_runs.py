@@ -313,6 +313,8 @@ def test_one_with_half_its_fields_gives_what_it_has(tmp_path: Path) -> None:
 def test_both_names_are_written_where_the_setting_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "e" / "checkpoints"
     put(folder / "best.ckpt", encoded(3))
+    put(folder / "two.ckpt", encoded(3))
+    put(folder / "two.pt", encoded(3))
     put(folder / "theirs.ckpt", encoded(4))
     foreign = put(folder / "theirs.metadata.yaml", theirs("theirs.ckpt"))
     before = foreign.read_bytes()
@@ -321,6 +323,7 @@ def test_both_names_are_written_where_the_setting_says_so(tmp_path: Path) -> Non
         assert (folder / "best.metadata.yaml").read_bytes() == (folder / "best.ckpt.metadata.yaml").read_bytes()
         assert refusal(folder / "best.metadata.yaml") is None
         assert foreign.read_bytes() == before
+        assert not (folder / "two.metadata.yaml").exists()  # it could be taken for either's
         assert index_equals_disk(tmp_path)
         put(folder / "best.ckpt", encoded(5))
         wait_for(lambda: yaml.safe_load((folder / "best.metadata.yaml").read_text())["training"]["epoch"] == 5)

@@ -117,6 +117,54 @@ def test_a_flag_is_no_integer() -> None:
     assert find_int({"trainer": {"max_epochs": True}, "max_epochs": 25}, "trainer.max_epochs", "max_epochs") == 25
 
 
+PRESETS: dict[str, Any] = {
+    "models": {
+        "a": {
+            "architectures": {"name": "dbnet"},
+            "component_overrides": {"decoder": "${presets.decoder}", "loss": "${losses.${chosen}}"},
+            "encoder": "${presets.encoder}",
+        }
+    },
+    "model": "${models.a}",
+    "presets": {"decoder": {"name": "fpn", "inner_channels": "${width}"}, "encoder": {"model_name": "${model.size}"}},
+    "losses": {"dice": {"name": "dice_loss", "k": "${width}"}},
+    "chosen": "dice",
+    "width": 64,
+    "callbacks": "${presets_of.callbacks}",
+    "presets_of": {"callbacks": {"model_checkpoint": "${presets_of.saving}"}, "saving": CALLBACK},
+}
+
+
+def test_a_reference_to_a_node_is_that_node() -> None:
+    config = {**PRESETS, "models": {"a": {**PRESETS["models"]["a"], "size": "resnet18"}}}
+    assert model_part(config) == Model(
+        architecture="dbnet",
+        encoder=Encoder(model_name="resnet18"),
+        decoder=Decoder(name="fpn", inner_channels=64),
+        loss=Loss(name="dice_loss", params={"k": 64}),
+    )
+    assert checkpointing_part(config) == READ
+    assert model_part({"model": "${deep.er.b}", "deep": {"er": "${others}"}, "others": {"b": {"name": "x"}}}) == Model(
+        architecture="x"
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model": "${model}"},
+        {"model": "${a.b}", "a": "${a}"},
+        {"model": "${a.b.c}", "a": {"b": "${a.b}"}},
+        {"model": "${a.b}", "a": "${b.a}", "b": "${a.b}"},
+        {"model": {"net": "${model}", "model": "${model}", "decoder": "${model}", "encoder": {"model": "${model}"}}},
+        {"model": "${" + "a." * 50_000 + "a}", "a": "${a}"},
+    ],
+    ids=["itself", "through", "deeper", "two", "many", "long"],
+)
+def test_references_in_a_circle_end(config: dict[str, Any]) -> None:
+    assert model_part(config) == Model()
+
+
 _WORDS = st.sampled_from(
     [
         *("model", "net", "network", "encoder", "backbone", "decoder", "head", "loss", "criterion", "name", "arch"),
@@ -124,7 +172,8 @@ _WORDS = st.sampled_from(
         *("callbacks", "model_checkpoint", "monitor", "mode", "save_top_k", "save_last", "trainer", "encoder_weights"),
     ]
 )
-_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | _WORDS
+_REFERENCES = st.lists(_WORDS, min_size=1, max_size=3).map(lambda words: f"${{{'.'.join(words)}}}")
+_SCALARS = _REFERENCES | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | _WORDS
 _CONFIGS = st.dictionaries(
     _WORDS,
     st.recursive(
