@@ -86,7 +86,7 @@ def test_a_sidecar_is_found_under_each_of_its_names(checkpoint: Path, name: str)
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("schema_version", "1.1"), ("created_at", "yesterday"), ("training.epoch", -1), ("training.epoch", "3"),
+        ("schema_version", "1.1"), ("created_at", "yesterday"), ("training.epoch", -1),
         ("training.global_step", ...), ("training.training_phase", "fit"), ("training.max_epochs", 0),
         ("model.architecture", ...), ("model.encoder.model_name", None), ("model.encoder.pretrained", None),
         ("model.encoder.frozen", None), ("model.decoder.in_channels", ["x"]), ("model.decoder.inner_channels", 0),
