@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -18,7 +18,7 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 def is_daemon_alive(root: str | os.PathLike[str]) -> bool:
     """Return whether a daemon holds its lock on *root* now; False where that cannot be seen."""
     try:
-        fd = os.open(os.path.join(root, layout.DAEMON_LOCK_NAME), _FLAGS)
+        fd = os.open(os.path.join(root, paths.DAEMON_LOCK_NAME), _FLAGS)
     except OSError:
         return False
     try:

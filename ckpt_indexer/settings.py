@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ckpt_indexer.errors import SettingInvalid
-from ckpt_indexer.layout import is_suffix
+from ckpt_indexer.paths import is_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import ckpt_indexer
-from ckpt_indexer import errors, layout, model
+from ckpt_indexer import errors, model, paths
 from ckpt_indexer.cli import cli
+from ckpt_indexer.log import EVENTS
 from ckpt_indexer.metadata.schema import Indexer
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, Settings
-from ckpt_indexer.watch.log import EVENTS
 from ckpt_indexer.web.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_every_setting_stands_in_the_table_with_flag_variable_key_and_default() 
     for name, field in Settings.model_fields.items():
         flag = name.replace("_", "-")
         flags = [f"--{flag}", f"--no-{flag}"] if field.annotation is bool else [f"--{flag}"]
-        default = str(field.default).lower() if field.annotation is bool else str(field.default or layout.SUFFIXES[0])
+        default = str(field.default).lower() if field.annotation is bool else str(field.default or paths.SUFFIXES[0])
         expected.append([flags, [ENVIRONMENT_PREFIX + name.upper()], [name], [default]])
     assert rows == expected
 
@@ -167,14 +167,14 @@ def test_every_field_under_indexer_is_named() -> None:
 def test_every_file_name_on_disk_is_named() -> None:
     names = {codes(row[0])[0].removeprefix("<root>/") for row in table("| name | what |")}
     assert names == {
-        layout.INDEX_NAME,
-        f"{layout.INDEX_NAME}.corrupt-<time>",
-        layout.LOCK_NAME,
-        layout.DAEMON_LOCK_NAME,
-        layout.DAEMON_STATE_NAME,
-        f"{layout.COOKIE_PREFIX}*",
-        f"<name>{layout.SUFFIXES[0]}{layout.SIDECAR_SUFFIX}",
-        f"{layout.TEMPORARY_PREFIX}*{layout.TEMPORARY_SUFFIX}",
+        paths.INDEX_NAME,
+        f"{paths.INDEX_NAME}.corrupt-<time>",
+        paths.LOCK_NAME,
+        paths.DAEMON_LOCK_NAME,
+        paths.DAEMON_STATE_NAME,
+        f"{paths.COOKIE_PREFIX}*",
+        f"<name>{paths.SUFFIXES[0]}{paths.SIDECAR_SUFFIX}",
+        f"{paths.TEMPORARY_PREFIX}*{paths.TEMPORARY_SUFFIX}",
     }
 
 
@@ -188,7 +188,7 @@ def test_the_key_of_the_example_is_what_the_rule_gives() -> None:
     (line,) = (line for line in README.splitlines() if "The file `b" in line)
     name, key, in_json = codes(line[line.index("The file `b") :])[:3]
     path = ast.literal_eval(name).decode("utf-8", "surrogateescape")
-    assert (key, in_json) == (layout.to_key(path), json.dumps(key))
+    assert (key, in_json) == (paths.to_key(path), json.dumps(key))
 
 
 # --- set-up ---

@@ -71,7 +71,7 @@ def test_the_daemon_and_systemd_agree_on_the_protocol() -> None:
 
 
 def test_the_watchdog_is_more_patient_than_the_self_test() -> None:
-    from ckpt_indexer.watch.observer import SELF_TEST_INTERVAL_S, SELF_TEST_TIMEOUT_S
+    from ckpt_indexer.watch.events.observer import SELF_TEST_INTERVAL_S, SELF_TEST_TIMEOUT_S
 
     (seconds,) = directives()["WatchdogSec"]
     interval_s = min(SELF_TEST_INTERVAL_S, float(seconds) / 3)
@@ -80,14 +80,14 @@ def test_the_watchdog_is_more_patient_than_the_self_test() -> None:
 
 
 def test_a_stop_waits_longer_than_a_reader_may_hang() -> None:
-    from ckpt_indexer.formats.reader import WALL_SECONDS
+    from ckpt_indexer.sandbox.owner import WALL_SECONDS
 
     (seconds,) = directives()["TimeoutStopSec"]
     assert float(seconds) > 2 * WALL_SECONDS
 
 
 def test_the_memory_limit_leaves_room_for_a_reader_at_its_own_limit() -> None:
-    from ckpt_indexer.formats.worker import MEMORY_MAX
+    from ckpt_indexer.sandbox.worker import MEMORY_MAX
 
     (limit,) = directives()["MemoryMax"]
     assert int(limit.removesuffix("M")) << 20 >= 3 * MEMORY_MAX

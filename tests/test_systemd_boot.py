@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import yaml
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from ckpt_indexer.watch.state import DaemonState, read_state
 from tests.process import TIMEOUT_S, wait_for
 
@@ -418,7 +418,7 @@ def test_a_stop_is_clean(machine: Machine, checkpoint: bytes) -> None:
         }  # fmt: skip
         assert service.state().state == "stopped"
         assert service.log(pid)[-1]["event"] == "daemon_stopped"
-        assert not list(service.outside.glob(f"{layout.COOKIE_PREFIX}*"))
+        assert not list(service.outside.glob(f"{paths.COOKIE_PREFIX}*"))
 
 
 def test_a_reload_reads_the_settings_again_in_the_same_process(machine: Machine) -> None:

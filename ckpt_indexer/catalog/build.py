@@ -18,7 +18,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.catalog.files import CONFIG_NAMES
 from ckpt_indexer.catalog.records import (
     UNKNOWN,
@@ -295,7 +295,7 @@ def _make_index(root: str) -> None:
 def _index_fingerprint(root: str) -> tuple[int, int, int] | None:
     """Return what tells the index's versions apart: each is a new file."""
     try:
-        status = os.stat(os.path.join(root, layout.INDEX_NAME))
+        status = os.stat(os.path.join(root, paths.INDEX_NAME))
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_ino

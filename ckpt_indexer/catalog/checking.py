@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from ckpt_indexer.catalog.files import resolve_config_path
 from ckpt_indexer.catalog.metadata import CheckpointMetadataV1, find_metadata, load_config
-from ckpt_indexer.disk import opened_file
 from ckpt_indexer.formats.facts import Facts
-from ckpt_indexer.formats.reader import Reader
-from ckpt_indexer.health import check_folder, problem_of
-from ckpt_indexer.layout import is_checkpoint, to_key
 from ckpt_indexer.metadata.compose import Config, compose
 from ckpt_indexer.metadata.schema import UNKNOWN
+from ckpt_indexer.passes.folders import check_folder, problem_of
+from ckpt_indexer.paths import is_checkpoint, to_key
+from ckpt_indexer.sandbox.owner import Reader
+from ckpt_indexer.tree.local import opened_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

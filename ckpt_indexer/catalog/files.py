@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt_indexer.layout import OTHER_SIDECAR_ENDS, OWN_CONFIG_ENDS
+from ckpt_indexer.paths import OTHER_SIDECAR_ENDS, OWN_CONFIG_ENDS
 
 if TYPE_CHECKING:
     import os

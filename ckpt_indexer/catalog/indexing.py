@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.errors import IndexMissing, RootUnusable
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.log import configure_log
+from ckpt_indexer.passes.examine import Examiner
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.settings import environment_settings
-from ckpt_indexer.watch.examine import Examiner
-from ckpt_indexer.watch.indexer import Indexer
-from ckpt_indexer.watch.log import configure_log
-from ckpt_indexer.watch.scan import scan
 
 if TYPE_CHECKING:
     import os
@@ -98,14 +98,14 @@ def generate_metadata_for_checkpoint(path: str | os.PathLike[str]) -> Checkpoint
     from ckpt_indexer.catalog.metadata import load_metadata
 
     checkpoint = Path(path).absolute()
-    root = next((each for each in checkpoint.parents if (each / layout.INDEX_NAME).is_file()), None)
+    root = next((each for each in checkpoint.parents if (each / paths.INDEX_NAME).is_file()), None)
     if root is not None:
         CheckpointIndex(root).add_checkpoint(checkpoint)
         return load_metadata(checkpoint)
     root = checkpoint.parents[min(2 if checkpoint.parent.name == "checkpoints" else 1, len(checkpoint.parents) - 1)]
-    key = layout.to_key(checkpoint.relative_to(root).as_posix())
+    key = paths.to_key(checkpoint.relative_to(root).as_posix())
     _keep_quiet()
-    found = scan(str(root), (layout.to_path(key),), (checkpoint.suffix,)).found.get(key) if root.is_dir() else None
+    found = scan(str(root), (paths.to_path(key),), (checkpoint.suffix,)).found.get(key) if root.is_dir() else None
     if found is None:
         return None
     settings = environment_settings()

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ckpt_indexer.formats.checkpoint import OPTIMIZER_KEYS, STATE_DICT_KEYS, describe
 from ckpt_indexer.formats.facts import Facts, TensorFacts
-from ckpt_indexer.formats.load import MEMORY_BASE, MEMORY_FACTOR, seconds_for
+from ckpt_indexer.formats.frameworks.checkpoint import OPTIMIZER_KEYS, STATE_DICT_KEYS, describe
+from ckpt_indexer.sandbox.torch_load import MEMORY_BASE, MEMORY_FACTOR, seconds_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckpt_indexer.layout import to_path
+from ckpt_indexer.paths import to_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from ckpt_indexer.catalog.files import resolve_config_path
 from ckpt_indexer.catalog.metadata import CheckpointMetadataV1, load_config, load_metadata, metadata_of
 from ckpt_indexer.formats.facts import Facts
-from ckpt_indexer.layout import to_key
 from ckpt_indexer.metadata.compose import Config, compose
 from ckpt_indexer.metadata.config import find_text
+from ckpt_indexer.paths import to_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

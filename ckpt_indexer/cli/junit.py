@@ -5,13 +5,13 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
-from ckpt_indexer.checkup import finding
 from ckpt_indexer.cli.options import printable
+from ckpt_indexer.health.check import finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckpt_indexer.checkup import Checked
+    from ckpt_indexer.health.check import Checked
 
 
 def junit_xml(results: Sequence[Checked], seconds: Sequence[float]) -> bytes:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
-from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import RootUnusable
+from ckpt_indexer.log import configure_log
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.passes.survey import survey
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, environment_settings
-from ckpt_indexer.watch.indexer import Indexer
-from ckpt_indexer.watch.log import configure_log
-from ckpt_indexer.watch.survey import survey
+from ckpt_indexer.tree.local import check_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckpt_indexer.watch.examine import Examined
-    from ckpt_indexer.watch.scan import Found
+    from ckpt_indexer.passes.examine import Examined
+    from ckpt_indexer.passes.scan import Found
 
 COMMIT_INTERVAL_S = 1.0  # a run that is interrupted has lost at most this much
 FAILURES_SHOWN_MAX = 20

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckpt_indexer.cli.options import note, printable, root_argument
-from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import CkptIndexerError
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX
-from ckpt_indexer.watch.notify import ServiceManager
+from ckpt_indexer.systemd_notify import ServiceManager
+from ckpt_indexer.tree.local import check_root
 from ckpt_indexer.web.settings import NOT_FLAGS, ServerSettings, load_server_settings
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.cli.options import json_option, print_json, printable
-from ckpt_indexer.disk import opened_file
 from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError
-from ckpt_indexer.formats.reader import Reader
 from ckpt_indexer.index.reader import IndexView, read_index
+from ckpt_indexer.sandbox.owner import Reader
+from ckpt_indexer.tree.local import opened_file
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
@@ -49,7 +49,7 @@ def _find(index: IndexView, checkpoint: str) -> Entry:
     """Look a checkpoint up by key, by a path relative to here, or by an absolute one."""
     root = os.path.realpath(index.root)
     full = os.path.join(os.path.realpath(os.path.dirname(checkpoint) or "."), os.path.basename(checkpoint))
-    for key in (checkpoint, layout.to_key(os.path.relpath(full, root)), layout.to_key(os.path.normpath(checkpoint))):
+    for key in (checkpoint, paths.to_key(os.path.relpath(full, root)), paths.to_key(os.path.normpath(checkpoint))):
         if key in index.entries:
             return index.entries[key]
     raise NotInIndex(key=checkpoint, root=index.root)
@@ -59,7 +59,7 @@ def _read_sidecar(index: IndexView, entry: Entry) -> Any:
     if entry.metadata_file is None:
         return None
     try:
-        with opened_file(index.root, layout.to_path(entry.metadata_file)) as descriptor, Reader() as reader:
+        with opened_file(index.root, paths.to_path(entry.metadata_file)) as descriptor, Reader() as reader:
             return reader.read_yaml(descriptor).document
     except OSError:
         return None

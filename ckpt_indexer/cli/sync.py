@@ -8,12 +8,12 @@ import time
 
 import click
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.cli.options import json_option, print_json, root_argument
 from ckpt_indexer.daemon_state import is_daemon_alive
-from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import CkptIndexerError
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.tree.local import check_root
 
 POLL_S = 0.001
 
@@ -43,9 +43,9 @@ def command(root: str, timeout_s: float, as_json: bool) -> None:
 
 def _pass(root: str) -> None:
     """Do what a daemon would have done."""
+    from ckpt_indexer.log import configure_log
+    from ckpt_indexer.passes.indexer import Indexer
     from ckpt_indexer.settings import environment_settings
-    from ckpt_indexer.watch.indexer import Indexer
-    from ckpt_indexer.watch.log import configure_log
 
     settings = environment_settings()
     configure_log("warning", "text", is_terminal=False)
@@ -67,7 +67,7 @@ def sync(root: str, *, timeout_s: float) -> bool:
     """
     if not is_daemon_alive(root):
         return False
-    cookie = os.path.join(root, f"{layout.COOKIE_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+    cookie = os.path.join(root, f"{paths.COOKIE_PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
     with open(cookie, "xb"):
         pass
     deadline = time.monotonic() + timeout_s

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import click
 import msgspec
 
-from ckpt_indexer import layout
-from ckpt_indexer.checkup import (
+from ckpt_indexer import paths
+from ckpt_indexer.cli.options import json_option, note, print_json, print_table, printable, quiet_option
+from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK, RootUnusable, TorchMissing
+from ckpt_indexer.health.check import (
     LEVELS,
     Candidate,
     Checked,
@@ -27,17 +29,15 @@ from ckpt_indexer.checkup import (
     now_text,
     recalled,
 )
-from ckpt_indexer.cli.options import json_option, note, print_json, print_table, printable, quiet_option
-from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK, RootUnusable, TorchMissing
-from ckpt_indexer.formats.reader import Reader
-from ckpt_indexer.ledger import Ledger
+from ckpt_indexer.health.results import Ledger
 from ckpt_indexer.model import Health, Level, Problem
-from ckpt_indexer.watch.scan import scan
+from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.sandbox.owner import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckpt_indexer.watch.scan import Found
+    from ckpt_indexer.passes.scan import Found
 
 COMMIT_INTERVAL_S = 3.0  # a run that is interrupted has lost at most this much
 RATE_MIN = 64e3  # bytes a second; slower, a large file would not be done in a week
@@ -162,7 +162,7 @@ class _Checkup:
         real = os.path.join(os.path.realpath(os.path.dirname(os.path.normpath(path)) or "."), name)
         root = _root_above(os.path.dirname(real))
         # A file that is named is checked, whatever its name ends in.
-        is_one = not os.path.isdir(path) or layout.is_checkpoint(name, self._ledger(root).suffixes)
+        is_one = not os.path.isdir(path) or paths.is_checkpoint(name, self._ledger(root).suffixes)
         if not is_one:
             real = os.path.realpath(path)
             root = _root_above(real)
@@ -171,8 +171,8 @@ class _Checkup:
         suffixes = (name,) if is_one else self._ledger(root).suffixes
         found = scan(root, (place,), suffixes).found
         for key, each in found.items():
-            inside = os.path.relpath(layout.to_path(key), place) if place else layout.to_path(key)
-            shown = layout.to_key(path if is_one else os.path.normpath(os.path.join(path, inside)))
+            inside = os.path.relpath(paths.to_path(key), place) if place else paths.to_path(key)
+            shown = paths.to_key(path if is_one else os.path.normpath(os.path.join(path, inside)))
             if shown not in self._shown:
                 self._shown[shown] = None
                 self._targets.append(Target(root, key, each, shown))
@@ -237,7 +237,7 @@ class _Checkup:
             proof = Proof(recalled(health), health, found.stamp.fingerprint)
         else:
             path = found.path_to_read(key)
-            same = self._proofs.get((root, layout.to_key(path)))  # a link's target that was checked just now
+            same = self._proofs.get((root, paths.to_key(path)))  # a link's target that was checked just now
             proof = same or check(
                 root,
                 path,
@@ -249,7 +249,7 @@ class _Checkup:
                 rate=self._rate,
                 on_progress=bar.at,
             )
-            self._proofs[root, layout.to_key(path)] = proof
+            self._proofs[root, paths.to_key(path)] = proof
         self._proofs[root, key] = proof
         if proof.fingerprint is not None:
             self._ledger(root).put(key, proof.fingerprint, proof.health)
@@ -288,7 +288,7 @@ class _Checkup:
         known = [each for each in (proof, entry) if each is not None and each.epoch is not None]
         health = proof.health if proof is not None else entry.health if entry is not None else None
         return Candidate(
-            key, layout.place_of(key).experiment, found.stamp.fingerprint,
+            key, paths.place_of(key).experiment, found.stamp.fingerprint,
             known[0].epoch if known else None, known[0].global_step if known else None,
             None if entry is None else entry.content_id,
             health is not None and health.status == "ok", None if health is None else health.good_at,
@@ -299,7 +299,7 @@ def _root_above(folder: str) -> str:
     """Find the outputs root that *folder* belongs to, by its index or its lock; without one, the folder itself."""
     nearest = folder
     while nearest != "/":
-        if any(os.path.exists(os.path.join(nearest, name)) for name in (layout.INDEX_NAME, layout.LOCK_NAME)):
+        if any(os.path.exists(os.path.join(nearest, name)) for name in (paths.INDEX_NAME, paths.LOCK_NAME)):
             return nearest
         nearest = os.path.dirname(nearest)
     return folder

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
-from ckpt_indexer.disk import check_root
 from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK
-from ckpt_indexer.watch.survey import survey
+from ckpt_indexer.passes.survey import survey
+from ckpt_indexer.tree.local import check_root
 
 _MEANINGS = {
     "missing": "on disk, not in the index",

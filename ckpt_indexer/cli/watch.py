@@ -11,10 +11,10 @@ import click
 
 from ckpt_indexer.cli.options import root_argument
 from ckpt_indexer.errors import SettingInvalid
+from ckpt_indexer.log import configure_log
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, Settings, load_settings
+from ckpt_indexer.systemd_notify import ServiceManager
 from ckpt_indexer.watch.daemon import Daemon
-from ckpt_indexer.watch.log import configure_log
-from ckpt_indexer.watch.notify import ServiceManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
-from ckpt_indexer.layout import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, is_checkpoint, is_suffix
 from ckpt_indexer.model import Entry
+from ckpt_indexer.paths import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, is_checkpoint, is_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

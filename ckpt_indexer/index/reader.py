@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
 import msgspec
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable
 from ckpt_indexer.index import codec
@@ -55,7 +55,7 @@ class IndexView(msgspec.Struct, frozen=True):
 
     def path_of(self, entry: Entry) -> str:
         """Give a checkpoint's path as the operating system knows it."""
-        return os.path.join(self.root, layout.to_path(entry.path))
+        return os.path.join(self.root, paths.to_path(entry.path))
 
 
 _Kind = TypeVar("_Kind", Entry, msgspec.Raw)
@@ -65,7 +65,7 @@ class _Document(msgspec.Struct, Generic[_Kind]):
     version: str
     generation: int = 0
     last_updated: str = ""
-    suffixes: tuple[str, ...] = layout.SUFFIXES
+    suffixes: tuple[str, ...] = paths.SUFFIXES
     entries: dict[str, _Kind] = {}
 
     def view(self, root: str, entries: dict[str, Entry]) -> IndexView:
@@ -104,7 +104,7 @@ def read_index(root: str | os.PathLike[str] = "outputs") -> IndexView:
 
 
 def _read_index(root: str, moments: int) -> IndexView:
-    path = os.path.join(root, layout.INDEX_NAME)
+    path = os.path.join(root, paths.INDEX_NAME)
     try:
         # Opened before it is looked at, so that the cached fingerprint belongs to the bytes read.
         with _opened(root, path) as file:
@@ -178,7 +178,7 @@ def _opened(root: str, path: str) -> BinaryIO:
             return open(path, "rb", opener=_open_at_once)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE) or not os.path.exists(
-                os.path.join(root, layout.LOCK_NAME)
+                os.path.join(root, paths.LOCK_NAME)
             ):
                 raise
         time.sleep(MOMENT_S)

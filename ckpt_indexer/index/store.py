@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from filelock import Timeout
 
-from ckpt_indexer import layout
-from ckpt_indexer.disk import NotRegularFile, fingerprint_of, locked_folder, opened_at, replace_file
+from ckpt_indexer import paths
 from ckpt_indexer.errors import IndexCorrupt, IndexLocked
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.codec import Index
 from ckpt_indexer.model import utc_text
+from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, locked_folder, opened_at, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -77,7 +77,7 @@ class Store:
         """
         self.root = root
         self._suffixes = suffixes
-        self._path = os.path.join(root, layout.INDEX_NAME)
+        self._path = os.path.join(root, paths.INDEX_NAME)
         self.loads = 0  # how often entries came from the file; a number that moved means another writer was there
         self.overwrites = 0  # how often the file was found written without the lock, from an older index
         self.overwritten_by = 0  # the generation of the last such file
@@ -195,7 +195,7 @@ class Store:
         )
         try:
             pieces = codec.iter_encoded(index, self._listings)
-            self._fingerprint = replace_file(folder, layout.INDEX_NAME, pieces)
+            self._fingerprint = replace_file(folder, paths.INDEX_NAME, pieces)
             self.writes += 1
         except BaseException:
             self._put(before)
@@ -245,7 +245,7 @@ class Store:
 
     def _read(self, folder: int) -> None:
         try:
-            with opened_at(folder, layout.INDEX_NAME) as file:
+            with opened_at(folder, paths.INDEX_NAME) as file:
                 fingerprint = fingerprint_of(os.fstat(file))
                 if fingerprint == self._fingerprint:
                     return
@@ -313,10 +313,10 @@ class Store:
         self.loads += 1
 
     def _set_aside(self, folder: int, reason: str) -> None:
-        moment = f"{layout.INDEX_NAME}{SET_ASIDE_INFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+        moment = f"{paths.INDEX_NAME}{SET_ASIDE_INFIX}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         taken = set(os.listdir(folder))  # two in one second must not replace each other; the lock keeps others out
         name = next(n for i in itertools.count(1) if (n := moment if i == 1 else f"{moment}-{i}") not in taken)
-        os.replace(layout.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.replace(paths.INDEX_NAME, name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)  # before a new index takes the name: a power cut may keep that rename and lose this one
         if self.loads:
             self._stand(None)
@@ -329,10 +329,10 @@ class Store:
     def _locked(self) -> Iterator[int]:
         """Hold the writers' lock; gives a descriptor of the root."""
         try:
-            with locked_folder(self.root, layout.LOCK_NAME, timeout_s=LOCK_TIMEOUT_S) as folder:
+            with locked_folder(self.root, paths.LOCK_NAME, timeout_s=LOCK_TIMEOUT_S) as folder:
                 yield folder
         except Timeout:
-            raise IndexLocked(path=os.path.join(self.root, layout.LOCK_NAME), waited_s=LOCK_TIMEOUT_S) from None
+            raise IndexLocked(path=os.path.join(self.root, paths.LOCK_NAME), waited_s=LOCK_TIMEOUT_S) from None
 
 
 def _read_whole(file: int) -> tuple[bytes, Fingerprint]:

@@ -12,7 +12,6 @@ import msgspec
 from pydantic import BaseModel
 
 from ckpt_indexer import __version__
-from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
@@ -31,14 +30,15 @@ from ckpt_indexer.metadata.schema import (
     TwinPart,
 )
 from ckpt_indexer.metadata.score import Score, find_score
-from ckpt_indexer.metadata.wandb import Run, metrics_at
 from ckpt_indexer.model import RULES, Fingerprint, to_float, utc_text
+from ckpt_indexer.paths import place_of
+from ckpt_indexer.trackers.wandb.run import Run, metrics_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.formats.facts import Facts
-    from ckpt_indexer.watch.twins import TwinScore
+    from ckpt_indexer.passes.twins import TwinScore
 
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.

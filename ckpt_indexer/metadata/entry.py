@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckpt_indexer.layout import place_of
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Twin, to_number, utc_text
+from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document

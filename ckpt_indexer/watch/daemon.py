@@ -26,24 +26,24 @@ from typing import TYPE_CHECKING, Self
 import structlog
 from filelock import Timeout
 
-from ckpt_indexer import __version__, layout
-from ckpt_indexer.disk import check_root, locked_folder
+from ckpt_indexer import __version__, paths
 from ckpt_indexer.errors import DaemonRunning, IndexTooNew, RootUnusable, StoreError, WatchFailed
 from ckpt_indexer.model import utc_text
-from ckpt_indexer.wandb_api import Lookup, default_cache_dir
-from ckpt_indexer.watch.hints import EVERYTHING, Hints, is_cookie
-from ckpt_indexer.watch.indexer import Indexer
-from ckpt_indexer.watch.observer import BACKOFF_FIRST_S, BACKOFF_LAST_S, SELF_TEST_INTERVAL_S, TreeObserver
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.trackers.wandb.lookup import Lookup, default_cache_dir
+from ckpt_indexer.tree.local import check_root, locked_folder
+from ckpt_indexer.watch.events.hints import EVERYTHING, Hints, is_cookie
+from ckpt_indexer.watch.events.observer import BACKOFF_FIRST_S, BACKOFF_LAST_S, SELF_TEST_INTERVAL_S, TreeObserver
 from ckpt_indexer.watch.pace import Pace
 from ckpt_indexer.watch.state import Account, DaemonState, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ckpt_indexer.metadata.wandb import RunPath
+    from ckpt_indexer.passes.scan import Snapshot
     from ckpt_indexer.settings import Settings
-    from ckpt_indexer.watch.notify import ServiceManager
-    from ckpt_indexer.watch.scan import Snapshot
+    from ckpt_indexer.systemd_notify import ServiceManager
+    from ckpt_indexer.trackers.wandb.run import RunPath
 
 INCOMPLETE_DELAY_S = 0.5  # until it is told that a checkpoint is incomplete: most are whole by then
 COMMIT_RETRY_MAX_S = 16.0  # between attempts while the index cannot be written
@@ -187,7 +187,7 @@ class _Session:
         """
         try:
             self._identity = _identity(self._root)
-            self._held.enter_context(locked_folder(self._root, layout.DAEMON_LOCK_NAME, timeout_s=LOCK_GRACE_S))
+            self._held.enter_context(locked_folder(self._root, paths.DAEMON_LOCK_NAME, timeout_s=LOCK_GRACE_S))
         except Timeout:
             raise DaemonRunning(root=self._root) from None
         except OSError as error:
@@ -432,7 +432,7 @@ class _Session:
     def _note_unseen(self, unseen: dict[str, str]) -> None:
         path, reason = next(iter(unseen.items()))
         more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
-        message = f"{layout.to_key(path) or '.'} cannot be looked at: {reason}{more}"
+        message = f"{paths.to_key(path) or '.'} cannot be looked at: {reason}{more}"
         self._account.set("unreadable", message, "make the folder readable; its entries stand meanwhile")
 
     def _tell_state(self) -> None:

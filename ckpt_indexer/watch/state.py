@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import structlog
 
-from ckpt_indexer import layout
-from ckpt_indexer.disk import opened_file, opened_folder, replace_file
+from ckpt_indexer import paths
+from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,9 +96,9 @@ def write_state(root: str, state: DaemonState) -> bool:
     """
     with contextlib.suppress(OSError), opened_folder(root, "") as folder:
         try:
-            replace_file(folder, layout.DAEMON_STATE_NAME, msgspec.json.encode(state) + b"\n", durable=False)
+            replace_file(folder, paths.DAEMON_STATE_NAME, msgspec.json.encode(state) + b"\n", durable=False)
         except OSError:
-            os.unlink(layout.DAEMON_STATE_NAME, dir_fd=folder)
+            os.unlink(paths.DAEMON_STATE_NAME, dir_fd=folder)
         else:
             return True
     return False
@@ -107,7 +107,7 @@ def write_state(root: str, state: DaemonState) -> bool:
 def read_state(root: str) -> DaemonState | None:
     """Read the state; ``None`` where there is none that can be read."""
     try:
-        with opened_file(root, layout.DAEMON_STATE_NAME) as fd:
+        with opened_file(root, paths.DAEMON_STATE_NAME) as fd:
             return msgspec.json.decode(os.read(fd, _STATE_MAX), type=DaemonState)
     except (OSError, msgspec.MsgspecError):
         return None

@@ -10,9 +10,9 @@ import os
 
 import msgspec
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.daemon_state import is_daemon_alive
-from ckpt_indexer.disk import opened_file
+from ckpt_indexer.tree.local import opened_file
 
 _ACCOUNT_MAX = 1 << 20  # bytes
 
@@ -42,7 +42,7 @@ class Account(msgspec.Struct):
 def read_account(root: str) -> Account:
     """Read the daemon's account; without a daemon that is alive its state is ``stopped``."""
     account = Account()
-    with contextlib.suppress(OSError, msgspec.MsgspecError), opened_file(root, layout.DAEMON_STATE_NAME) as descriptor:
+    with contextlib.suppress(OSError, msgspec.MsgspecError), opened_file(root, paths.DAEMON_STATE_NAME) as descriptor:
         account = msgspec.json.decode(os.read(descriptor, _ACCOUNT_MAX), type=Account)
     account.is_alive = is_daemon_alive(root)
     if not account.is_alive:

@@ -24,7 +24,7 @@ from isal import isal_zlib
 from pydantic import StringConstraints
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.query import parse_filter, parse_order
@@ -101,7 +101,7 @@ class Api:
         self.catalog = Catalog(root)
         self.traffic = Traffic(streams_max)
         self._sidecars = Sidecars(root)
-        self._folder = layout.to_key(os.path.abspath(root))
+        self._folder = paths.to_key(os.path.abspath(root))
         self._name = self._folder.rpartition("/")[2]
         self._has_older = older
         self._running: Follower | None = None

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ckpt_indexer import layout
+from ckpt_indexer import paths
 from ckpt_indexer.daemon_state import is_daemon_alive
-from ckpt_indexer.disk import NotRegularFile, fingerprint_of, opened_file
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable, StoreError
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.reader import HOLD_S, INDEX_MAX
+from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, opened_file
 from ckpt_indexer.web.view import View
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Catalog:
     def __init__(self, root: str) -> None:
         self.root = root
         self.view = View()
-        self.error: StoreError | RootUnusable | None = IndexMissing(path=os.path.join(root, layout.INDEX_NAME))
+        self.error: StoreError | RootUnusable | None = IndexMissing(path=os.path.join(root, paths.INDEX_NAME))
         self.epoch = 0  # grows when generations no longer follow each other: another index took the place
         self.size_bytes = 0  # of the index's file
         self._fingerprint: Fingerprint | None = None
@@ -96,7 +96,7 @@ class Catalog:
 
     @property
     def _path(self) -> str:
-        return os.path.join(self.root, layout.INDEX_NAME)
+        return os.path.join(self.root, paths.INDEX_NAME)
 
     def _look(self) -> bool:
         fingerprint = fingerprint_of(os.stat(self._path, follow_symlinks=False))
@@ -106,7 +106,7 @@ class Catalog:
             was_failing, self.error, self._missing_since = self.error is not None, None, None
             self._held_since = None
             return was_failing
-        with opened_file(self.root, layout.INDEX_NAME) as descriptor:
+        with opened_file(self.root, paths.INDEX_NAME) as descriptor:
             # Opened before it is looked at, so that the fingerprint belongs to the bytes read.
             status = os.fstat(descriptor)
             if status.st_size > INDEX_MAX:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ckpt_indexer import layout
-from ckpt_indexer.disk import opened_file
+from ckpt_indexer import paths
+from ckpt_indexer.tree.local import opened_file
 
 if TYPE_CHECKING:
-    from ckpt_indexer.formats.reader import Reader
+    from ckpt_indexer.sandbox.owner import Reader
 
 
 class Sidecars:
@@ -28,10 +28,10 @@ class Sidecars:
         """Give a sidecar's document; ``None`` where there is none that can be read."""
         if metadata_file is None or not is_inside(metadata_file):
             return None
-        from ckpt_indexer.formats.reader import Reader
+        from ckpt_indexer.sandbox.owner import Reader
 
         try:
-            with self._lock, opened_file(self._root, layout.to_path(metadata_file)) as descriptor:
+            with self._lock, opened_file(self._root, paths.to_path(metadata_file)) as descriptor:
                 self._reader = self._reader or Reader()
                 document = self._reader.read_yaml(descriptor).document
         except (OSError, ValueError):  # ValueError: a NUL in the path

@@ -22,7 +22,7 @@ import torch
 import watchfiles
 from watchdog.observers.inotify_c import InotifyConstants, inotify_add_watch, inotify_init
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from tests.benchmarks.inputs import make_tree
 from tests.benchmarks.measure import figure_of, pause
 from tests.benchmarks.reading import read_floor
@@ -94,7 +94,7 @@ def _arrival(root: Path, plan: Plan) -> Row:
         [*_p99(ours.p99, plan.p99_s), at_most(3, "× floor", ours.median / floor.median)],
         series="a save until it is in the index",
         n=plan.entries,
-        note=f"{ours.count} saves; the index has {(root / layout.INDEX_NAME).stat().st_size / 1e6:.3g} MB",
+        note=f"{ours.count} saves; the index has {(root / paths.INDEX_NAME).stat().st_size / 1e6:.3g} MB",
     )
 
 
@@ -106,7 +106,7 @@ def _measure(
     root: Path, saves: int, pause_s: tuple[float, float], chance: random.Random, *, is_ours: bool
 ) -> list[float]:
     """Save that often, and give the seconds from each save's end until the index that has it was in place."""
-    seconds, paths = [], []
+    seconds, saved = [], []
     content = {"epoch": 2, "global_step": 100, "state_dict": {"w": torch.zeros(TENSOR)}}
     with _Inotify(str(root), InotifyConstants.IN_MOVED_TO) as replaced:
         for number in range(saves):
@@ -116,20 +116,20 @@ def _measure(
             torch.save(content, path)
             closed = time.perf_counter()
             while True:
-                moment = replaced.wait_for(layout.INDEX_NAME)
+                moment = replaced.wait_for(paths.INDEX_NAME)
                 if not is_ours or _is_readable(root, path):
                     break
             seconds.append(moment - closed)
-            paths.append(path)
-    for path in paths:  # the next daemon's first pass takes them out of the index
+            saved.append(path)
+    for path in saved:  # the next daemon's first pass takes them out of the index
         path.unlink()
-        path.with_name(layout.sidecar_path(path.name)).unlink(missing_ok=True)
+        path.with_name(paths.sidecar_path(path.name)).unlink(missing_ok=True)
     return seconds
 
 
 def _is_readable(root: Path, path: Path) -> bool:
     """Say whether the index has the checkpoint, and has all of it: one that is being written may stand there, too."""
-    entry = read_index(root).entries.get(layout.to_key(str(path.relative_to(root))))
+    entry = read_index(root).entries.get(paths.to_key(str(path.relative_to(root))))
     return entry is not None and entry.status == "ok"
 
 
@@ -139,7 +139,7 @@ def _indexing(root: Path, saves: Callable[[str], Iterator[str]]) -> Iterator[Non
     ready = _FORK.Event()
 
     def work() -> None:
-        data = (root / layout.INDEX_NAME).read_bytes()
+        data = (root / paths.INDEX_NAME).read_bytes()
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         for path in saves(str(root)):
             if not path:
@@ -170,12 +170,12 @@ def _read_whole(path: Path) -> None:
 
 
 def _replace_index(folder: int, data: bytes) -> None:
-    temporary = f"{layout.TEMPORARY_PREFIX}{os.getpid()}{layout.TEMPORARY_SUFFIX}"
+    temporary = f"{paths.TEMPORARY_PREFIX}{os.getpid()}{paths.TEMPORARY_SUFFIX}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=folder)
     assert os.write(fd, data) == len(data)
     os.fsync(fd)
     os.close(fd)
-    os.replace(temporary, layout.INDEX_NAME, src_dir_fd=folder, dst_dir_fd=folder)
+    os.replace(temporary, paths.INDEX_NAME, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
@@ -193,7 +193,7 @@ def _saves_by_watchfiles(root: str) -> Iterator[str]:
     for changes in watchfiles.watch(root, rust_timeout=1_000, yield_on_timeout=True, raise_interrupt=False):
         if not changes:
             yield ""
-        for path in {path for _, path in changes if path.endswith(layout.SUFFIXES)}:
+        for path in {path for _, path in changes if path.endswith(paths.SUFFIXES)}:
             yield os.path.relpath(path, root)
 
 
@@ -214,7 +214,7 @@ def _walk(root: str) -> set[str]:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif entry.name.endswith(layout.SUFFIXES):
+                elif entry.name.endswith(paths.SUFFIXES):
                     found.add(entry.path)
     return found
 

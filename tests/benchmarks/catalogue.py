@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from ckpt_indexer.layout import INDEX_NAME, SIDECAR_SUFFIX
+from ckpt_indexer.paths import INDEX_NAME, SIDECAR_SUFFIX
 from tests.benchmarks.inputs import MEDIUM, SMALL, make_checkpoint, make_tree
 from tests.benchmarks.measure import figure_of, side_by_side
 from tests.benchmarks.reading import read_floor

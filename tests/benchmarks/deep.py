@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ckpt_indexer.formats.reader import Reader
+from ckpt_indexer.sandbox.owner import Reader
 from tests.benchmarks.inputs import LARGE, SMALL, Size, make_checkpoint
 from tests.benchmarks.measure import drop_cache, side_by_side
 from tests.benchmarks.report import Row, at_least

@@ -25,8 +25,8 @@ from ckpt_indexer import read_index
 from ckpt_indexer.index import reader
 from ckpt_indexer.index.query import parse_order, select
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.layout import INDEX_NAME, SIDECAR_SUFFIX, place_of
 from ckpt_indexer.model import Entry, Monitor
+from ckpt_indexer.paths import INDEX_NAME, SIDECAR_SUFFIX, place_of
 from tests.benchmarks.measure import Figure, side_by_side
 from tests.benchmarks.report import Row, at_least, at_most
 from tests.process import COMMAND, encoded, put

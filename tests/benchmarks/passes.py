@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from watchdog.utils.dirsnapshot import DirectorySnapshot
 
-from ckpt_indexer import layout
-from ckpt_indexer.watch.reconcile import reconcile
-from ckpt_indexer.watch.scan import scan
+from ckpt_indexer import paths
+from ckpt_indexer.passes.reconcile import reconcile
+from ckpt_indexer.passes.scan import scan
 from tests.benchmarks.measure import side_by_side
 from tests.benchmarks.report import Row, at_most
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ckpt_indexer.watch.scan import Stamp
+    from ckpt_indexer.passes.scan import Stamp
 
 PER_EXPERIMENT = 5  # checkpoints, in two folders: the experiment's and its "checkpoints"
 FULL = 50_000  # checkpoints of the target: 20,000 folders
@@ -74,7 +74,7 @@ def _make_tree(root: Path, count: int) -> None:
         for epoch in range(PER_EXPERIMENT):
             path = folder / f"epoch={epoch}-step={100 * epoch}.ckpt"
             path.touch()
-            path.with_name(layout.sidecar_path(path.name)).touch()
+            path.with_name(paths.sidecar_path(path.name)).touch()
 
 
 def _floor(root: str) -> None:

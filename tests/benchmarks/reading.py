@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ckpt_indexer.formats.container import read_facts
-from ckpt_indexer.formats.reader import Reader
-from ckpt_indexer.formats.torch_zip import FRONT_BYTES, TAIL_BYTES
-from ckpt_indexer.formats.unpickle import unpickle
+from ckpt_indexer.formats.containers.identify import read_facts
+from ckpt_indexer.formats.containers.torch_zip import FRONT_BYTES, TAIL_BYTES
+from ckpt_indexer.formats.pickles.unpickle import unpickle
+from ckpt_indexer.sandbox.owner import Reader
 from tests.benchmarks.inputs import LARGE, MEDIUM, SMALL, Size, make_checkpoint
 from tests.benchmarks.measure import Figure, drop_cache, side_by_side
 from tests.benchmarks.report import Promise, Row, at_least, at_most

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ckpt_indexer import catalog, layout
+from ckpt_indexer import catalog, paths
 from ckpt_indexer.catalog import CatalogCache, build_catalog, build_lightweight_catalog, differences
 from ckpt_indexer.catalog import build as building
 from ckpt_indexer.catalog.switch import percent_of, way_of
@@ -127,7 +127,7 @@ def test_with_an_index_nothing_is_walked_and_no_sidecar_is_opened(
     monkeypatch.setattr(os, "open", watched)
     found = build_catalog(sixteen)
     assert [e.epochs for e in found.entries] == [*range(1, 17)]
-    assert opened == [str(sixteen / layout.INDEX_NAME)]
+    assert opened == [str(sixteen / paths.INDEX_NAME)]
 
 
 def test_asked_again_a_catalogue_costs_less_than_reading_the_index(sixteen: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_cache_lets_go_of_what_was_not_asked_for_the_longest() -> None:
 
 def test_records_hold_what_the_index_says(outputs: Path) -> None:
     found = build_catalog(outputs)
-    assert (outputs / layout.INDEX_NAME).is_file()  # one pass, that also made it
+    assert (outputs / paths.INDEX_NAME).is_file()  # one pass, that also made it
     assert (found.total_count, found.metadata_available_count, found.metadata_coverage_percent) == (6, 6, 100.0)
     first = found.entries[0]
     at = time.strftime("%Y%m%d_%H%M", time.gmtime(first.checkpoint_path.stat().st_mtime))
@@ -232,10 +232,10 @@ def test_a_missing_folder_is_an_empty_catalogue(tmp_path: Path, monkeypatch: pyt
 def test_where_the_index_cannot_be_used_the_plain_way_answers(
     outputs: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put(outputs / layout.INDEX_NAME, content)
+    put(outputs / paths.INDEX_NAME, content)
     assert build_catalog(outputs).total_count == 6
     assert "the index cannot be used" in caplog.text
-    assert (outputs / layout.INDEX_NAME).read_bytes() == content
+    assert (outputs / paths.INDEX_NAME).read_bytes() == content
 
 
 def test_a_folder_that_cannot_be_written_gives_a_catalogue_all_the_same(
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_written_gives_a_catalogue_all_the_same(
     monkeypatch.setattr(store, "locked_folder", refuse)  # root may write anywhere, so the mode would prove nothing
     assert build_catalog(outputs).total_count == 6
     assert "no index can be kept" in caplog.text
-    assert not (outputs / layout.INDEX_NAME).exists()
+    assert not (outputs / paths.INDEX_NAME).exists()
     assert [*outputs.rglob("*.metadata.yaml")] == []
 
 
@@ -269,7 +269,7 @@ def test_the_shadow_answers_plainly_and_counts_what_differs(
     before = differences(wait_s=TIMEOUT_S)
     assert build_catalog(outputs).metadata_available_count == 0  # the plain way knows no sidecars
     assert differences(wait_s=TIMEOUT_S) == before
-    index = outputs / layout.INDEX_NAME
+    index = outputs / paths.INDEX_NAME
     content = json.loads(index.read_bytes())
     content["entries"]["a/checkpoints/epoch=01_step=000008.ckpt"]["metrics"]["hmean"] = 0.125
     del content["entries"]["b/checkpoints/last.ckpt"]

@@ -15,7 +15,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from ckpt_indexer.catalog import (
     CheckpointIndex,
     CheckpointMetadataV1,
@@ -219,7 +219,7 @@ def test_metadata_is_generated_with_an_index_above_and_without(outputs: Path) ->
     alone = generate_metadata_for_checkpoint(path)
     assert alone is not None
     assert (alone.checkpoint_path, alone.metrics.hmean) == ("a/checkpoints/epoch=01_step=000008.ckpt", 0.5)
-    assert not (outputs / layout.INDEX_NAME).exists()
+    assert not (outputs / paths.INDEX_NAME).exists()
     CheckpointIndex(outputs).rebuild()
     other = generate_metadata_for_checkpoint(outputs / "b/checkpoints/last.ckpt")
     assert other is not None

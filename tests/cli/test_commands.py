@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ckpt_indexer.layout import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME
 from tests.process import COMMAND, run
 
 

@@ -17,21 +17,22 @@ import click
 import pytest
 import torch
 
-from ckpt_indexer import checkup, read_index
-from ckpt_indexer.checkup import LEVELS, Candidate, is_proven, merged, nearest_good
+from ckpt_indexer import read_index
 from ckpt_indexer.cli import validate
-from ckpt_indexer.disk import fingerprint_of
-from ckpt_indexer.formats.load import seconds_for
-from ckpt_indexer.formats.reader import Reader
+from ckpt_indexer.health import check as health_check
+from ckpt_indexer.health.check import LEVELS, Candidate, is_proven, merged, nearest_good
+from ckpt_indexer.health.results import Ledger
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.layout import INDEX_NAME
-from ckpt_indexer.ledger import Ledger
 from ckpt_indexer.model import Health, Problem
+from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.sandbox.owner import Reader
+from ckpt_indexer.sandbox.torch_load import seconds_for
+from ckpt_indexer.tree.local import fingerprint_of
 from tests import samples
 from tests.process import COMMAND, Daemon, run, wait_for
 
 if TYPE_CHECKING:
-    from ckpt_indexer.checkup import Proof
+    from ckpt_indexer.health.check import Proof
     from ckpt_indexer.model import Entry
 
 EPOCHS = 4
@@ -276,7 +277,7 @@ def test_an_interrupted_run_is_taken_up_where_it_ended(tree: Path, monkeypatch: 
         if len(paths) == stop_after:
             raise KeyboardInterrupt
         paths.append(Path(path).name)
-        return checkup.check(root, path, *rest, **more)
+        return health_check.check(root, path, *rest, **more)
 
     monkeypatch.setattr(validate, "check", check)
     stop_after = 2
@@ -332,7 +333,7 @@ def test_a_link_and_its_target_are_read_once(tree: Path, monkeypatch: pytest.Mon
     def check(*arguments: Any, **more: Any) -> Proof:
         nonlocal count
         count += 1
-        return checkup.check(*arguments, **more)
+        return health_check.check(*arguments, **more)
 
     monkeypatch.setattr(validate, "check", check)
     invoke(tree, "--deep")
@@ -368,7 +369,7 @@ def test_a_digest_of_other_bytes_proves_nothing(tmp_path: Path) -> None:
     before = Health(level="deep", checked_at="2026-01-01T00:00:00.000000Z", status="ok", digest="of what was there")
     with Reader() as reader:
         found = [
-            checkup.check(str(tmp_path), "x.ckpt", reader, "deep",
+            health_check.check(str(tmp_path), "x.ckpt", reader, "deep",
                           fingerprint=fingerprint, is_folder=False, previous=before).checked.status
             for fingerprint in (fingerprint_of(path.stat()), (1, 2, 3))
         ]  # fmt: skip
@@ -434,10 +435,10 @@ def test_whatever_loading_does_it_ends_as_a_problem(
     (tmp_path / "stub/torch/__init__.py").write_text(f"def load(*_, **__):\n    {code}\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
     if title == "for ever":
-        monkeypatch.setattr(checkup, "LOAD_WALL_BASE_S", 1 - 2 * seconds_for(path.stat().st_size))
+        monkeypatch.setattr(health_check, "LOAD_WALL_BASE_S", 1 - 2 * seconds_for(path.stat().st_size))
     with Reader() as reader, path.open("rb") as file:
         facts = reader.read_checkpoint(file.fileno())
-        assert checkup.load(file.fileno(), facts) == (Problem(problem, message), None)
+        assert health_check.load(file.fileno(), facts) == (Problem(problem, message), None)
 
 
 def test_without_torch_loading_is_refused_before_any_work(

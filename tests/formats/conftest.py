@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckpt_indexer.formats.reader import Reader
+from ckpt_indexer.sandbox.owner import Reader
 from tests import made
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import torch
 from omegaconf import Container, OmegaConf
 from torch.distributed.tensor import DTensor
 
-from ckpt_indexer.formats.container import read_facts
+from ckpt_indexer.formats.containers.identify import read_facts
 from ckpt_indexer.model import Problem
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckpt_indexer.formats.facts import Facts
-    from ckpt_indexer.formats.reader import Reader
     from ckpt_indexer.model import Format
+    from ckpt_indexer.sandbox.owner import Reader
     from tests.samples import Run
 
 UNJUDGED = object()  # equal to everything: no rule is written down here

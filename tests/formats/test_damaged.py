@@ -20,17 +20,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckpt_indexer.formats.container import LEGACY_MAGIC, LEGACY_MAGIC_TEXT
+from ckpt_indexer.formats.containers.identify import LEGACY_MAGIC, LEGACY_MAGIC_TEXT
 from tests import samples
 from tests.formats import made_files
-from tests.formats.test_torch_zip import boundaries
+from tests.formats.containers.test_torch_zip import boundaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ckpt_indexer.formats.facts import Facts
-    from ckpt_indexer.formats.reader import Reader
+    from ckpt_indexer.sandbox.owner import Reader
 
 RANDOM_CUTS = 20
 SEED = random.SystemRandom().randrange(1 << 32)  # another one in each run; a failure names it

@@ -25,8 +25,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ckpt_indexer.health import check_folder
 from ckpt_indexer.model import Format
+from ckpt_indexer.passes.folders import check_folder
 from tests.formats import made_files
 from tests.formats.test_against_torch import compare, differences, judged, load, load_safetensors, load_script, told
 from tests.process import TIMEOUT_S
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ckpt_indexer.formats.facts import Facts
-    from ckpt_indexer.formats.reader import Reader
+    from ckpt_indexer.sandbox.owner import Reader
 
 REPOSITORY = Path(__file__).parents[2]
 

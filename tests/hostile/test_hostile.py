@@ -26,21 +26,21 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from ckpt_indexer.errors import CkptIndexerError, SidecarInvalid
-from ckpt_indexer.formats import unpickle
-from ckpt_indexer.formats.container import read_facts
-from ckpt_indexer.formats.plain_yaml import YAML_MAX
-from ckpt_indexer.formats.reader import Reader
-from ckpt_indexer.formats.worker import CPU_SECONDS
-from ckpt_indexer.health import check_folder
+from ckpt_indexer.formats.containers.identify import read_facts
+from ckpt_indexer.formats.pickles import unpickle
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.layout import INDEX_NAME
 from ckpt_indexer.metadata.compose import Config, compose
 from ckpt_indexer.metadata.entry import entry_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
 from ckpt_indexer.model import PROBLEMS
+from ckpt_indexer.passes.folders import check_folder
+from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.sandbox.owner import Reader
+from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
+from ckpt_indexer.sandbox.worker import CPU_SECONDS
 from tests.hostile import make, pickles
 from tests.process import TIMEOUT_S, Daemon, run
 
@@ -208,7 +208,7 @@ def test_a_worker_leaves_no_words_of_a_file_on_standard_error(tmp_path: Path) ->
     names = ["state-keys-of-parentheses", "loops-huge-progress", "names-of-numpy-types", "zip-reduce", "cycle-epoch"]
     code = (
         "import os, sys\n"
-        "from ckpt_indexer.formats.reader import Reader\n"
+        "from ckpt_indexer.sandbox.owner import Reader\n"
         "with Reader() as reader:\n"
         "    for path in sys.argv[1:]:\n"
         "        reader.read_checkpoint(os.open(path, os.O_RDONLY))\n"
@@ -286,7 +286,7 @@ class Tree:
         self.sidecar_problems[self._key(path)] = code
 
     def _key(self, path: Path) -> str:
-        return layout.to_key(os.path.relpath(path, self.root))
+        return paths.to_key(os.path.relpath(path, self.root))
 
     def _expect(self, path: Path, *outcomes: make.Outcome) -> None:
         self.expected[self._key(path)] = frozenset(outcomes)
@@ -320,7 +320,7 @@ class Tree:
             path = os.path.join(folder, name)
             with open(path, "wb") as file:
                 file.write(make.good_file())
-            key = layout.to_key(os.path.relpath(os.fsdecode(path), self.root))
+            key = paths.to_key(os.path.relpath(os.fsdecode(path), self.root))
             self.expected[key] = frozenset([make.OK])
             self.sidecar_problems[key] = None if len(name) <= 241 else "sidecar-unwritable"
 
@@ -464,8 +464,8 @@ def check_outputs(root: Path) -> None:
 # --- the index --------------------------------------------------------------------------------------------------------
 _REBUILD_ALL = """
 import sys
-from ckpt_indexer.watch.indexer import Indexer
-from ckpt_indexer.watch.log import configure_log
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.log import configure_log
 configure_log("error", "json", is_terminal=False)
 for root in sys.argv[1:]:
     print(root, flush=True)  # the last one printed is the one that hangs
@@ -516,9 +516,9 @@ _IN_THE_WAY: dict[str, Callable[[Path], object]] = {
 }
 _USERS = {
     INDEX_NAME: ("rebuild", "list", "verify"),
-    layout.LOCK_NAME: ("rebuild",),
-    layout.DAEMON_LOCK_NAME: ("status", "sync"),
-    layout.DAEMON_STATE_NAME: ("status",),
+    paths.LOCK_NAME: ("rebuild",),
+    paths.DAEMON_LOCK_NAME: ("status", "sync"),
+    paths.DAEMON_STATE_NAME: ("status",),
 }
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ckpt_indexer.layout import place_of
 from ckpt_indexer.model import PROBLEMS, Entry, Monitor, Problem
+from ckpt_indexer.paths import place_of
 
 
 def entry(key: str, **fields: Any) -> Entry:

@@ -22,8 +22,8 @@ from ckpt_indexer.index.codec import (
     iter_encoded,
     same_content,
 )
-from ckpt_indexer.layout import place_of
 from ckpt_indexer.model import Entry, Monitor, Problem
+from ckpt_indexer.paths import place_of
 from tests.index import entries
 from tests.index.entries import entry
 

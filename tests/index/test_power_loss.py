@@ -26,10 +26,10 @@ import pytest
 
 from ckpt_indexer import read_index
 from ckpt_indexer.index.store import SET_ASIDE_INFIX, Store
-from ckpt_indexer.layout import COOKIE_PREFIX, INDEX_NAME, LOCK_NAME, is_temporary, sidecar_path
 from ckpt_indexer.metadata.entry import bare_entry
-from ckpt_indexer.watch.hints import is_cookie
-from ckpt_indexer.watch.indexer import Indexer
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.paths import COOKIE_PREFIX, INDEX_NAME, LOCK_NAME, is_temporary, sidecar_path
+from ckpt_indexer.watch.events.hints import is_cookie
 from tests.process import COMMAND, TIMEOUT_S, Daemon, index_equals_disk, wait_for
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, IndexTooNew, RootUnusable
 from ckpt_indexer.index import codec, reader
 from ckpt_indexer.index.store import Store
@@ -22,7 +22,7 @@ from tests.index.entries import entry
 
 
 def index_bytes(root: Path) -> bytes:
-    return (root / layout.INDEX_NAME).read_bytes()
+    return (root / paths.INDEX_NAME).read_bytes()
 
 
 def test_what_a_store_wrote_is_read(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_what_a_store_wrote_is_read(tmp_path: Path) -> None:
 
 def test_a_path_is_what_the_operating_system_knows(tmp_path: Path) -> None:
     path = os.fsdecode(b"a\\b/\xff\xc3\xa9.ckpt")
-    Store(str(tmp_path)).commit([entry(layout.to_key(path))])
+    Store(str(tmp_path)).commit([entry(paths.to_key(path))])
     view = read_index(tmp_path)
     (only,) = view.entries.values()
     assert os.fsencode(view.path_of(only)) == os.fsencode(tmp_path) + b"/a\\b/\xff\xc3\xa9.ckpt"
@@ -74,7 +74,7 @@ def test_an_entry_edited_by_hand_is_noticed_though_its_generation_stayed(tmp_pat
     for epoch in (1, 2, 3):
         document = json.loads(index_bytes(tmp_path))
         document["entries"]["x.ckpt"]["epoch"] = epoch
-        (tmp_path / layout.INDEX_NAME).write_text(json.dumps(document, indent=epoch))
+        (tmp_path / paths.INDEX_NAME).write_text(json.dumps(document, indent=epoch))
         assert {key: e.epoch for key, e in read_index(tmp_path).entries.items()} == {"x.ckpt": epoch, "y.ckpt": None}
 
 
@@ -83,7 +83,7 @@ def test_an_entry_that_became_unreadable_leaves_the_others_there_and_comes_back(
     good = index_bytes(tmp_path)
     bad = good.replace(b'"status":"ok"', b'"status":"of a kind that is not known here"', 1)
     for content, keys in ((good, ["x.ckpt", "y.ckpt"]), (bad, ["y.ckpt"]), (bad + b" ", ["y.ckpt"]), (good, None)):
-        (tmp_path / layout.INDEX_NAME).write_bytes(content)
+        (tmp_path / paths.INDEX_NAME).write_bytes(content)
         assert list(read_index(tmp_path).entries) == (keys or ["x.ckpt", "y.ckpt"])
 
 
@@ -105,7 +105,7 @@ def test_however_often_it_changed_an_index_is_read_as_by_one_who_never_saw_it_be
         for content in contents:
             changed = [entry(f"{key}.ckpt", epoch=epoch) for key, epoch in content.items()]
             store.commit(changed, store.entries.keys() - {e.path for e in changed})
-            path = os.path.join(root, layout.INDEX_NAME)
+            path = os.path.join(root, paths.INDEX_NAME)
             anew, _ = reader._decode(index_bytes(Path(root)), root, path, None)
             assert list(read_index(root).entries.items()) == list(anew.entries.items())
 
@@ -121,7 +121,7 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
 
 def test_entries_of_a_newer_version_are_read_as_far_as_they_are_known(tmp_path: Path) -> None:
     Store(str(tmp_path)).commit([entry("x.ckpt", epoch=1), entry("y.ckpt")])
-    path = tmp_path / layout.INDEX_NAME
+    path = tmp_path / paths.INDEX_NAME
     document = json.loads(path.read_bytes())
     document |= {"version": "1.9", "novelty": [1]}
     document["entries"]["x.ckpt"]["added"] = {"a": 1}
@@ -131,7 +131,7 @@ def test_entries_of_a_newer_version_are_read_as_far_as_they_are_known(tmp_path: 
 
 
 def test_the_first_index_which_had_no_entries_is_read(tmp_path: Path) -> None:
-    (tmp_path / layout.INDEX_NAME).write_text('{"version": "1.0", "last_updated": "then", "checkpoints": {}}')
+    (tmp_path / paths.INDEX_NAME).write_text('{"version": "1.0", "last_updated": "then", "checkpoints": {}}')
     view = read_index(tmp_path)
     assert (view.generation, view.last_updated, view.entries) == (0, "then", {})
 
@@ -146,7 +146,7 @@ def test_a_root_without_index_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    (tmp_path / layout.INDEX_NAME).mkdir()
+    (tmp_path / paths.INDEX_NAME).mkdir()
     with pytest.raises(RootUnusable, match="Is a directory"):
         read_index(tmp_path)
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
 def test_what_is_no_index_is_an_error_and_stays_where_it_is(
     tmp_path: Path, content: bytes, error: type[Exception]
 ) -> None:
-    path = tmp_path / layout.INDEX_NAME
+    path = tmp_path / paths.INDEX_NAME
     path.write_bytes(content)
     with pytest.raises(error):
         read_index(tmp_path)
@@ -199,6 +199,6 @@ def test_an_index_that_is_gone_for_the_moment_of_its_replacement_is_waited_for(
     assert list(read_index(tmp_path).entries) == ["x.ckpt"]
     assert failures == []
     monkeypatch.undo()
-    (tmp_path / layout.INDEX_NAME).unlink()
+    (tmp_path / paths.INDEX_NAME).unlink()
     with pytest.raises(IndexMissing):
         read_index(tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from ckpt_indexer.errors import IndexLocked, IndexTooNew
 from ckpt_indexer.index import store as store_module
 from ckpt_indexer.index.codec import decode_entry
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def index_of(root: Path) -> Path:
-    return root / layout.INDEX_NAME
+    return root / paths.INDEX_NAME
 
 
 def document(root: Path) -> Any:
@@ -200,7 +200,7 @@ def test_an_index_of_a_newer_major_version_is_left_alone(tmp_path: Path) -> None
     after = index_of(tmp_path).stat()
     assert index_of(tmp_path).read_bytes() == content
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert sorted(os.listdir(tmp_path)) == [layout.INDEX_NAME, layout.LOCK_NAME]
+    assert sorted(os.listdir(tmp_path)) == [paths.INDEX_NAME, paths.LOCK_NAME]
 
 
 def test_an_entry_edited_by_hand_into_something_else_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_disk_that_is_full_leaves_the_old_index_and_no_litter(tmp_path: Path) 
     said, _ = writer.communicate(timeout=60)
     assert said == "File too large ['x.ckpt'] 1\n100\n"
     assert len(document(tmp_path)["entries"]) == 101
-    assert sorted(os.listdir(tmp_path)) == [layout.INDEX_NAME, layout.LOCK_NAME]
+    assert sorted(os.listdir(tmp_path)) == [paths.INDEX_NAME, paths.LOCK_NAME]
 
 
 def test_a_root_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:

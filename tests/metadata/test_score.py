@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ckpt_indexer.formats.container import read_facts
+from ckpt_indexer.formats.containers.identify import read_facts
 from ckpt_indexer.formats.facts import Facts, MonitorState
 from ckpt_indexer.metadata.compose import compose
 from ckpt_indexer.metadata.names import parse_name

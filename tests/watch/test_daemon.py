@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
-from ckpt_indexer.layout import INDEX_NAME, TEMPORARY_PREFIX
+from ckpt_indexer.paths import INDEX_NAME, TEMPORARY_PREFIX
 from tests.process import Daemon, index_equals_disk, run, wait_for
 
 if TYPE_CHECKING:

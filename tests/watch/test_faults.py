@@ -16,7 +16,7 @@ import pytest
 
 from ckpt_indexer import read_index
 from ckpt_indexer.cli.sync import sync
-from ckpt_indexer.layout import INDEX_NAME, TEMPORARY_PREFIX
+from ckpt_indexer.paths import INDEX_NAME, TEMPORARY_PREFIX
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, put, run, status_of, wait_for
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def test_a_daemon_killed_at_any_moment_leaves_a_whole_index_and_its_successor_is
 WRITER = """
 import os, shutil, sys
 from ckpt_indexer import read_index
-from ckpt_indexer.watch.indexer import Indexer
+from ckpt_indexer.passes.indexer import Indexer
 root, variants, name, updates = *sys.argv[1:4], int(sys.argv[4])
 with Indexer(root) as indexer:
     indexer.load()

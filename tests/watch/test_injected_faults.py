@@ -23,8 +23,7 @@ import yaml
 
 from ckpt_indexer import read_index
 from ckpt_indexer.cli.status import describe
-from ckpt_indexer.disk import fingerprint_of
-from ckpt_indexer.layout import (
+from ckpt_indexer.paths import (
     DAEMON_LOCK_NAME,
     DAEMON_STATE_NAME,
     INDEX_NAME,
@@ -32,6 +31,7 @@ from ckpt_indexer.layout import (
     is_temporary,
     sidecar_path,
 )
+from ckpt_indexer.tree.local import fingerprint_of
 from tests.process import Daemon, index_equals_disk, put, run, wait_for
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
-from ckpt_indexer.formats.reader import Reader
-from ckpt_indexer.watch.examine import Examiner
-from ckpt_indexer.watch.indexer import Indexer
-from ckpt_indexer.watch.notify import _one_line
-from ckpt_indexer.watch.scan import scan
+from ckpt_indexer.passes.examine import Examiner
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.sandbox.owner import Reader
+from ckpt_indexer.systemd_notify import _one_line
 from tests.process import Daemon, index_equals_disk, wait_for
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def test_without_an_interpreter_for_the_reader_no_entry_is_lost(
     shutil.copy(sample, tmp_path / "a.ckpt")
     with Indexer(str(tmp_path), sidecars=False) as indexer:
         indexer.load()
-        monkeypatch.setattr("ckpt_indexer.formats.reader.sys.executable", "/nonexistent/python")
+        monkeypatch.setattr("ckpt_indexer.sandbox.owner.sys.executable", "/nonexistent/python")
         indexer.look()
         indexer.finish()
         problem = read_index(tmp_path).entries["a.ckpt"].problem
@@ -204,7 +204,7 @@ def test_a_file_overwritten_within_the_clocks_tick_is_read_once_more(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("ckpt_indexer.watch.examine.RACY_NS", 60 * 10**9)  # a very coarse clock
+    monkeypatch.setattr("ckpt_indexer.passes.examine.RACY_NS", 60 * 10**9)  # a very coarse clock
     path = tmp_path / "a.ckpt"
     torch.save({"epoch": 1, "state_dict": {}}, path)
     with Indexer(str(tmp_path)) as indexer:

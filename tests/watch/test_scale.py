@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ckpt_indexer import layout, read_index
+from ckpt_indexer import paths, read_index
 from ckpt_indexer.cli.sync import sync
 from tests.process import Daemon, encoded, index_equals_disk, status_of, wait_for
 
@@ -131,7 +131,7 @@ def test_after_an_overflow_every_file_is_indexed_and_the_daemon_comes_to_rest(
 @contextlib.contextmanager
 def index_locked(root: Path) -> Iterator[None]:
     """Hold the index's lock as a slow writer would: the daemon's next commit waits for it."""
-    with (root / layout.LOCK_NAME).open("rb") as lock:
+    with (root / paths.LOCK_NAME).open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from ckpt_indexer import read_index
-from ckpt_indexer.watch.scan import scan
+from ckpt_indexer.passes.scan import scan
 from tests.process import Daemon, index_equals_disk
 
 FOLDERS = st.sampled_from(["a", "a/checkpoints", "b/checkpoints", "a/checkpoints/epoch=1-val", "b/s.ckpt"])

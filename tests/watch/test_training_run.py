@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.plain_training import SCORES
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, run
-from tests.training import SCORES
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
@@ -65,7 +65,7 @@ def test_every_save_overwrite_and_deletion_of_a_training_run_shows_with_its_own_
         "SAVE_LAST": save_last,
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    command = [sys.executable, "-m", "tests.training", *CONFIG, f"hydra.run.dir={folder}"]
+    command = [sys.executable, "-m", "tests.plain_training", *CONFIG, f"hydra.run.dir={folder}"]
     rounds = 0
     with (
         Daemon(root) as daemon,

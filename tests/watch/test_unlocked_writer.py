@@ -12,7 +12,7 @@ import pytest
 
 from ckpt_indexer import read_index
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.layout import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME
 from tests.index.entries import entry
 from tests.process import Daemon, encoded, index_equals_disk, put, run, wait_for
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.parser import text_string_to_metric_families
 
 from ckpt_indexer import read_index
-from ckpt_indexer.layout import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME
 from ckpt_indexer.web import create_app
 from ckpt_indexer.web.account import Account
 from tests.process import Daemon, encoded, put, status_of, wait_for

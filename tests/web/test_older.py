@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from ckpt_indexer import read_index
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.layout import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME
 from ckpt_indexer.web import catalog, create_router
 from ckpt_indexer.web.older import OlderRecord, encode_record, record_of
 from tests.index.entries import entry

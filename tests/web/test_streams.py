@@ -13,7 +13,7 @@ import pytest
 from ckpt_indexer import read_index
 from ckpt_indexer.index.query import parse_filter, parse_order, select
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.layout import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME
 from ckpt_indexer.web import catalog, stream
 from tests.index.entries import entry
 from tests.process import Daemon, encoded, put, wait_for

@@ -1,0 +1,112 @@
+"""safetensors: a JSON header that says where each tensor lies, then the tensors.
+
+    length of the header (uint64, little-endian) | header | tensors, without gaps
+
+The header names every byte that follows, so it proves completeness. Source: the format's description in
+github.com/huggingface/safetensors, README.md, and its Rust checks (``Metadata::validate``).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import IO
+
+import msgspec
+
+from ckpt_indexer.formats.facts import Facts, FormatProblem, TensorFacts
+from ckpt_indexer.formats.frameworks.checkpoint import TENSORS_MAX
+from ckpt_indexer.formats.pickles.plain import text
+from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, ELEMENTS_MAX
+
+HEADER_MAX = 100 << 20  # bytes; the library's own limit
+METADATA_MAX = 200  # entries of ``__metadata__`` kept
+DTYPE_MAX = 40  # characters of the name of a dtype that is not known here
+LENGTH = struct.Struct("<Q")
+# safetensors' name -> (torch's name, bits of an element)
+DTYPES = {
+    "BOOL": ("bool", 8), "U8": ("uint8", 8), "I8": ("int8", 8), "I16": ("int16", 16), "U16": ("uint16", 16),
+    "I32": ("int32", 32), "U32": ("uint32", 32), "I64": ("int64", 64), "U64": ("uint64", 64), "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16), "F32": ("float32", 32), "F64": ("float64", 64), "C64": ("complex64", 64),
+    "F8_E4M3": ("float8_e4m3fn", 8), "F8_E5M2": ("float8_e5m2", 8), "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8), "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "F4": ("float4_e2m1fn_x2", 4), "F6_E2M3": ("float6_e2m3", 6), "F6_E3M2": ("float6_e3m2", 6),
+}  # fmt: skip
+
+
+class TensorHeader(msgspec.Struct):
+    """One tensor, as the header describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]  # from the end of the header
+
+
+def read_header(stream: IO[bytes], size_bytes: int) -> tuple[dict[str, TensorHeader], dict[str, str], int]:
+    """Read and check the header: the tensors by name, ``__metadata__``, and the offset at which the data begins.
+
+    Raises:
+        FormatProblem: the header is cut short or contradicts itself or the file's length.
+
+    """
+    start = stream.read(LENGTH.size)
+    if len(start) < LENGTH.size:
+        raise FormatProblem("truncated", "the header's length is cut short")
+    (length,) = LENGTH.unpack(start)
+    if length > HEADER_MAX:
+        raise FormatProblem("container-damaged", f"its header would have {length} bytes")
+    data = stream.read(length)
+    if len(data) < length:
+        raise FormatProblem("truncated", f"the header has {len(data)} bytes of {length}")
+    try:
+        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(raw.pop("__metadata__", msgspec.Raw(b"null")), type=dict[str, str] | None) or {}
+        tensors = {name: msgspec.json.decode(each, type=TensorHeader) for name, each in raw.items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatProblem("container-damaged", f"the header cannot be read: {error}") from None
+    begin = LENGTH.size + length
+    _check(tensors, begin, size_bytes)
+    return tensors, metadata, begin
+
+
+def _check(tensors: dict[str, TensorHeader], begin: int, size_bytes: int) -> None:
+    position = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
+        first, last = tensor.data_offsets
+        if first != position or last < first:
+            raise FormatProblem("container-damaged", f"the data of {name} is not where the one before it ends")
+        if len(tensor.shape) > DIMENSIONS_MAX or not all(0 <= n <= ELEMENTS_MAX for n in tensor.shape):
+            raise FormatProblem("container-damaged", f"{name} has a shape that no tensor has")
+        _, bits = DTYPES.get(tensor.dtype, ("", 0))
+        if bits and math.prod(tensor.shape) * bits != (last - first) * 8:
+            raise FormatProblem("container-damaged", f"{name} has another size than its shape says")
+        position = last
+    if size_bytes < begin + position:
+        raise FormatProblem("truncated", f"the file has {size_bytes} bytes of {begin + position}")
+    if size_bytes > begin + position:
+        raise FormatProblem("container-damaged", f"{size_bytes - begin - position} bytes follow the last tensor")
+
+
+def describe_safetensors(stream: IO[bytes], size_bytes: int, facts: Facts) -> None:
+    """Fill *facts* from the header; raises as ``read_header``."""
+    tensors, metadata, _ = read_header(stream, size_bytes)
+    facts.tensors = [
+        TensorFacts(text(name), tensor.shape, DTYPES.get(tensor.dtype, (text(tensor.dtype.lower())[:DTYPE_MAX], 0))[0])
+        for name, tensor in list(tensors.items())[:TENSORS_MAX]
+    ]
+    if len(tensors) > TENSORS_MAX:
+        facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
+    unknown = next((tensor.dtype for tensor in tensors.values() if tensor.dtype not in DTYPES), None)
+    if unknown is not None:
+        facts.warnings.append(f"the size of a {text(unknown)[:DTYPE_MAX]} is not known here and was not checked")
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    facts.parameters = parameters if parameters <= ELEMENTS_MAX else None  # of a dtype whose size is not known
+    kept = list(metadata.items())[:METADATA_MAX]
+    facts.file_metadata = {text(key): text(value) for key, value in kept}
+    facts.epoch = _count(metadata.get("epoch"))
+    facts.global_step = _count(metadata.get("global_step", metadata.get("step")))
+
+
+def _count(value: str | None) -> int | None:
+    """Read a count from text: everything in ``__metadata__`` is text."""
+    return int(value) if value is not None and value.isascii() and value.isdecimal() and len(value) < 19 else None

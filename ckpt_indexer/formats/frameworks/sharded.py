@@ -1,0 +1,173 @@
+"""Checkpoints that are folders: which kind, and what their own lists of tensors and files say.
+
+Pure: names and unpickled objects in, facts out; the folder itself is opened by ``health.check_folder``.
+
+| kind | listed in | complete when |
+|---|---|---|
+| ``torch.distributed.checkpoint`` | ``.metadata``, a pickle written last | every file it names is long enough |
+| Lightning's ModelParallel and FSDP: the same | and ``meta.pt``, written after it | both are there |
+| DeepSpeed | ``latest`` names a folder of ``*_states.pt`` | every rank has written its own |
+
+Sources: torch/distributed/checkpoint/metadata.py and filesystem.py; lightning/fabric/strategies/fsdp.py and
+model_parallel.py; deepspeed/runtime/engine.py (``_get_ckpt_name``, ``_get_zero_ckpt_name``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, FormatProblem, TensorFacts
+from ckpt_indexer.formats.frameworks.checkpoint import STEP_KEYS, TENSORS_MAX
+from ckpt_indexer.formats.pickles.plain import text
+from ckpt_indexer.formats.pickles.tensors import ELEMENTS_MAX, dtype_name, shape_of
+from ckpt_indexer.formats.pickles.unpickle import Inert
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ckpt_indexer.model import Format
+
+METADATA_NAME = ".metadata"
+META_NAME = "meta.pt"
+LATEST_NAME = "latest"
+TAG = "checkpoint"  # what Lightning calls the folder that DeepSpeed writes first
+DEEPSPEED_NAMES = frozenset((LATEST_NAME, TAG, "zero_to_fp32.py"))
+FILES_MAX = 100_000
+RANKS_MAX = 100_000  # looked for; a file name may say any number
+_METADATA_CLASS = "torch.distributed.checkpoint.metadata.Metadata"
+# What the model's part of a nested state dict is called; "app" is the name of torch's tutorial for all that it saves.
+_MODEL = re.compile(r"(?:app\.)?(?:state_dict|model|model_state_dict|module)\.")
+_OPTIMIZER = re.compile(r"(?:app\.)?optim")
+_LIGHTNING = re.compile(r"(?:state_dict|model|(optimizer_\d+))\.")  # all that its ModelParallel and FSDP put there
+_MODEL_STATES = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)(?:_\d+)?_model_states\.pt")
+_OPTIMIZER_STATES = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)(?:_\d+)?_?optim_states\.pt")
+
+
+def identify_folder(names: Collection[str]) -> Format:
+    """Tell the format of a checkpoint that is a folder from the names in it."""
+    if META_NAME in names or METADATA_NAME in names or any(name.endswith(".distcp") for name in names):
+        return "sharded-dcp"
+    if not DEEPSPEED_NAMES.isdisjoint(names) or any(name.endswith("_states.pt") for name in names):
+        return "sharded-deepspeed"
+    return "unknown"
+
+
+def is_dcp_metadata(root: Any) -> bool:
+    return isinstance(root, Inert) and type(root).full_name() == _METADATA_CLASS
+
+
+def describe_dcp(root: Inert, facts: Facts) -> None:
+    """Fill *facts* with the tensors, and with the files that have to hold them.
+
+    Raises:
+        FormatProblem: the metadata is not what torch writes.
+
+    """
+    state = root.state
+    entries = state.get("state_dict_metadata") if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not isinstance(entries, dict):
+        raise FormatProblem("pickle-damaged", "the metadata has no list of tensors")
+    names = [name for name in entries if isinstance(name, str)]
+    flat = _saved_flat(state.get("planner_data"))
+    prefixes = {} if flat else {name: match[0] for name in names if (match := _MODEL.match(name)) is not None}
+    tensors = []
+    for name in names:
+        shape, dtype = shape_of(_field(entries[name], "size")), _dtype(entries[name])
+        belongs = name in prefixes if prefixes else flat or _OPTIMIZER.match(name) is None
+        if shape is None or dtype is None:
+            if isinstance(entries[name], Inert) and type(entries[name]).qualname == "TensorStorageMetadata":
+                facts.warnings.append(f"the tensor {text(name)[:100]} is not described as torch does it")
+        elif belongs:
+            tensors.append(TensorFacts(text(name.removeprefix(prefixes.get(name, ""))), shape, dtype))
+    _describe_tensors(tensors, facts)
+    facts.has_optimizer = not flat and any(_OPTIMIZER.match(name) for name in names)
+    # Without an optimiser it may as well be a plain state dict of somebody's, which nothing else ever follows.
+    from_lightning = [_LIGHTNING.match(name) for name in names]
+    facts.needs_meta = not flat and all(from_lightning) and any(match[1] for match in from_lightning if match)
+    _describe_files(state.get("storage_data"), facts)
+
+
+def _describe_tensors(tensors: list[TensorFacts], facts: Facts) -> None:
+    if not tensors:
+        facts.warnings.append(NO_STATE_DICT)
+        return
+    facts.tensors = tensors[:TENSORS_MAX]
+    if len(tensors) > TENSORS_MAX:
+        facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
+    parameters = sum(math.prod(each.shape) for each in tensors)
+    facts.parameters = parameters if parameters <= ELEMENTS_MAX else None
+
+
+def _saved_flat(planner_data: Any) -> bool:
+    """Say whether a bare state dict was saved: each tensor under its own name, not inside another dict.
+
+    Only then is "model." a part of the model itself. The planner writes down the path that it joined to each name.
+    """
+    paths = list(dict.values(planner_data)) if isinstance(planner_data, dict) else []
+    return bool(paths) and all(isinstance(path, tuple) and len(path) == 1 for path in paths)
+
+
+def _describe_files(stored: Any, facts: Facts) -> None:
+    if not isinstance(stored, dict):
+        raise FormatProblem("pickle-damaged", "the metadata has no list of files")
+    for index, info in dict.items(stored):
+        name, offset, length = (_field(info, key) for key in ("relative_path", "offset", "length"))
+        if not (isinstance(name, str) and _is_plain_name(name) and _is_size(offset) and _is_size(length)):
+            raise FormatProblem("pickle-damaged", "the metadata names a file that torch would not")
+        if name not in facts.files and len(facts.files) >= FILES_MAX:
+            raise FormatProblem("limit-exceeded", f"it has more than {FILES_MAX} files")
+        facts.files[name] = max(facts.files.get(name, 0), offset + length)
+        key = _field(index, "fqn")
+        if key == "epoch" or key in STEP_KEYS:  # one value, saved by itself
+            facts.parts[key] = FilePart(name, offset, length)
+
+
+def _is_plain_name(name: str) -> bool:
+    """Say whether a path stays below the folder; shards have no folders of their own today, but may."""
+    return {"", ".", ".."}.isdisjoint(name.split("/")) and name.isprintable()
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.state.get(name) if isinstance(value, Inert) and isinstance(value.state, dict) else None
+
+
+def _dtype(entry: Any) -> str | None:
+    """Read the dtype, the first of the properties."""
+    properties = _field(entry, "properties")
+    state = properties.state if isinstance(properties, Inert) else None
+    first = state[0] if isinstance(state, tuple) and state else _field(properties, "dtype")
+    return dtype_name(first)
+
+
+def model_states_of(names: Collection[str]) -> list[str]:
+    """Name DeepSpeed's files of model states, rank 0 first.
+
+    >>> model_states_of(["zero_pp_rank_1_mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt"])[0]
+    'zero_pp_rank_0_mp_rank_00_model_states.pt'
+    """
+    ranked = [(int(m[2]), int(m[1] or 0), name) for name in names if (m := _MODEL_STATES.fullmatch(name)) is not None]
+    return [name for *_, name in sorted(ranked)]
+
+
+def has_optimizer_states(names: Collection[str]) -> bool:
+    return any(_OPTIMIZER_STATES.fullmatch(name) for name in names)
+
+
+def missing_ranks(names: Collection[str], world_size: int | None) -> list[int]:
+    """List the data-parallel ranks without a file of their own, of a kind of which any rank has one.
+
+    >>> missing_ranks(["zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_pp_rank_2_mp_rank_00optim_states.pt"], 4)
+    [1, 3]
+    """
+    missing: set[int] = set()
+    for kind in (_OPTIMIZER_STATES, _MODEL_STATES):  # ZeRO-3 has the second for each rank, others for the first only
+        ranks = {int(m[1]) for name in names if (m := kind.fullmatch(name)) is not None and m[1] is not None}
+        if ranks:
+            missing |= set(range(min(max(*ranks, (world_size or 1) - 1, 0) + 1, RANKS_MAX))) - ranks
+    return sorted(missing)

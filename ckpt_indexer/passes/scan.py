@@ -1,0 +1,411 @@
+"""What is on disk now: a walk over some places of the tree, giving a stamp for every checkpoint in them.
+
+A *stamp* holds everything that an entry depends on and that a ``stat`` can tell: equal stamps, equal entry. A scan
+opens no file, follows no link out of the tree, and tells apart what is not there from what could not be looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from ckpt_indexer import paths
+from ckpt_indexer.model import Fingerprint, OtherSidecar
+from ckpt_indexer.trackers.wandb import run as wandb
+from ckpt_indexer.tree.local import fingerprint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from ckpt_indexer.model import Entry
+
+SHARDS_MAX = 100_000  # files in one sharded checkpoint
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+# A sidecar or configuration that cannot be reached counts as none: the checkpoint is to be indexed without it. Any
+# other error may pass, and must not look like a change.
+_OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_BESIDE = (*paths.OTHER_SIDECAR_ENDS, *paths.OWN_CONFIG_ENDS)
+
+
+# A pass makes one stamp for each checkpoint. The garbage collector is not told of them (``gc=False``): it would go
+# through all of them several times in each pass, a third of its time, and texts and numbers hold no cycle to be found.
+
+
+class Stamp(msgspec.Struct, frozen=True, gc=False):
+    """What decides whether a checkpoint has to be looked at again."""
+
+    fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
+    link_target: str | None = None  # as in the entry
+    sidecar: Fingerprint | None = None
+    config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+    run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
+    other: OtherSidecar | None = None  # a sidecar under another program's name
+
+
+def stamp_of(entry: Entry) -> Stamp:
+    """Give the stamp that an entry was made from.
+
+    It holds everything an entry depends on: equal stamps, equal entry.
+    """
+    path, fingerprint = entry.config_path, entry.config_fingerprint
+    config = (path, fingerprint) if path is not None and fingerprint is not None else None
+    path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
+    run = (path, fingerprint) if path is not None and fingerprint is not None else None
+    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
+
+
+class Found(msgspec.Struct, frozen=True, gc=False):
+    """A checkpoint as the scan found it."""
+
+    stamp: Stamp
+    problem: tuple[str, str] | None = None  # (code, message): what keeps it from being opened at all
+    is_folder: bool = False
+    has_twins: bool = False  # hard links: writing under one name changes the others without an event
+
+    def path_to_read(self, key: str) -> str:
+        """Give the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
+        return paths.to_path(key if self.stamp.link_target is None else self.stamp.link_target)
+
+
+class Snapshot(NamedTuple):
+    """The checkpoints in some places, at about one moment."""
+
+    found: dict[str, Found]  # by key
+    orphans: dict[str, Fingerprint]  # sidecars without a checkpoint, by the key that the checkpoint would have
+    unseen: dict[str, str]  # paths that could not be looked at -> why; what is known of them still stands
+    temporaries: list[str]  # our own unfinished files, from a run that was killed
+    folders: int  # how many were listed
+
+
+def scan(root: str, places: Collection[str] = ("",), suffixes: tuple[str, ...] = paths.SUFFIXES) -> Snapshot:
+    """Look at *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
+
+    What ends in one of *suffixes* is a checkpoint.
+
+    Raises:
+        OSError: the root itself cannot be listed.
+
+    """
+    walk = _Walk(root, suffixes)
+    os.stat(root)
+    for place in _outermost(places):
+        walk.look_at(place)
+    return Snapshot(walk.found, walk.orphans, walk.unseen, walk.temporaries, walk.folders)
+
+
+def _outermost(places: Collection[str]) -> list[str]:
+    """Leave out the places that stand below another one."""
+    kept: list[str] = []
+    for place in sorted(places):
+        if not kept or not paths.is_below(place, kept[-1]):
+            kept.append(place)
+    # Sorting puts "a.b" between "a" and "a/b"; what slipped through is looked at twice, which changes nothing.
+    return kept
+
+
+class _Around(NamedTuple):
+    """What the folders above a checkpoint say of it."""
+
+    config: tuple[str, Fingerprint] | None = None  # as in the stamp
+    runs: Mapping[str, dict[str, list[str]]] = MappingProxyType({})  # folder -> what ``list_runs`` gives of it
+
+
+class _Walk:
+    def __init__(self, root: str, suffixes: tuple[str, ...]) -> None:
+        self.root = root
+        self.suffixes = suffixes
+        self.sidecar_ends = tuple(suffix + paths.SIDECAR_SUFFIX for suffix in suffixes)
+        self.real_root = os.path.realpath(root)
+        self.found: dict[str, Found] = {}
+        self.orphans: dict[str, Fingerprint] = {}
+        self.unseen: dict[str, str] = {}
+        self.temporaries: list[str] = []
+        self.folders = 0
+        self.arounds: dict[str, _Around] = {}  # of places in a folder, by that folder
+        self.runs: dict[str, wandb.RunStat | None] = {}  # by their oldest folder
+
+    def look_at(self, place: str) -> None:
+        if place == "":
+            self._folder("", _Around())
+            return
+        is_checkpoint = paths.is_checkpoint(posixpath.basename(place), self.suffixes)
+        try:
+            around = self._around(place)
+            status = _lstat_at(f"{self.root}/{place}")
+            sidecar = self._stat_sidecar(place) if is_checkpoint else None
+        except OSError as error:
+            # Nothing is known of it now, least of all that it is gone, or that its sidecar is an orphan.
+            self._note_unseen(place, error)
+            return
+        if is_checkpoint and status is not None:
+            self._checkpoint(place, status, sidecar, around)
+        elif sidecar is not None:
+            self.orphans[paths.to_key(place)] = sidecar
+        elif status is not None and stat.S_ISDIR(status.st_mode):
+            self._folder(place, around)
+
+    def _folder(self, folder: str, around: _Around) -> None:
+        """List *folder* and those below, depth first, without recursion."""
+        waiting = [(folder, around)]
+        while waiting:
+            folder, around = waiting.pop()
+            config = around.config
+            self.folders += 1
+            checkpoints: list[tuple[str, os.stat_result]] = []
+            sidecars: dict[str, Fingerprint] = {}
+            beside: dict[str, Fingerprint] = {}  # files that are about the checkpoint of the same stem
+            alike: set[str] = set()  # names that may be checkpoints, by whatever suffix
+            inner: list[str] = []
+            prefix = f"{folder}/" if folder else ""
+            try:
+                with os.scandir(f"{self.root}/{folder}") as entries:
+                    for entry in entries:
+                        name = entry.name
+                        if name.endswith(paths.KNOWN_SUFFIXES):
+                            alike.add(name)
+                        if name.endswith(self.suffixes):
+                            if (status := _lstat(entry)) is not None:
+                                checkpoints.append((name, status))
+                        elif name.endswith(self.sidecar_ends):
+                            # A folder of that name, too: it stands in the way of the sidecar, and is no other stamp.
+                            if (status := _lstat(entry)) is not None:
+                                sidecars[name.removesuffix(paths.SIDECAR_SUFFIX)] = fingerprint_of(status)
+                                if stat.S_ISDIR(status.st_mode):
+                                    inner.append(name)
+                        elif entry.is_dir(follow_symlinks=False):
+                            inner.append(name)
+                        elif name.endswith(_BESIDE):
+                            if (status := _lstat(entry)) is not None and stat.S_ISREG(status.st_mode):
+                                beside[name] = fingerprint_of(status)
+                        elif name == paths.CONFIG_NAME and not wandb.is_own_file(prefix + name):
+                            config = self._config_at(prefix + name) or config
+                        elif paths.is_temporary(name):
+                            self.temporaries.append(prefix + name)
+                if paths.HYDRA_FOLDER in inner:
+                    config = self._config_at(f"{prefix}{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}") or config
+                if wandb.FOLDER in inner:
+                    around = _Around(config, {**around.runs, folder: wandb.list_runs(self.root, folder)})
+                elif config is not around.config:
+                    around = _Around(config, around.runs)
+            except OSError as error:
+                if error.errno not in _GONE or not folder:
+                    self._note_unseen(folder, error)
+                continue
+            for name, status in checkpoints:
+                sidecar = sidecars.pop(name, None)
+                if stat.S_ISREG(status.st_mode) and not around.runs and not beside:
+                    # Nearly all are so, and what `_checkpoint` does more costs as much again as the system's stat.
+                    stamp = Stamp(fingerprint_of(status), None, sidecar, config)
+                    self.found[paths.to_key(prefix + name)] = Found(stamp, None, False, status.st_nlink > 1)
+                else:
+                    self._checkpoint(prefix + name, status, sidecar, around, (beside, alike))
+            self.orphans.update((paths.to_key(prefix + name), print_) for name, print_ in sidecars.items())
+            waiting += [(prefix + name, around) for name in inner]
+
+    def _checkpoint(
+        self,
+        path: str,
+        status: os.stat_result,
+        sidecar: Fingerprint | None,
+        around: _Around,
+        listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None = None,
+    ) -> None:
+        """Take one checkpoint; *listed* is what its folder's listing had: what stands beside it, and what is alike."""
+        try:
+            run = self._run(path, around)
+            config = self._own_config(path, None if listed is None else listed[0]) or around.config
+            other = self._other_sidecar(path, listed)
+            stamp = Stamp(fingerprint_of(status), None, sidecar, config, run, other)
+            self.found[paths.to_key(path)] = self._found(path, status, stamp)
+        except FileNotFoundError:
+            pass  # it vanished while it was looked at
+        except OSError as error:
+            self._note_unseen(path, error)
+
+    def _own_config(self, path: str, beside: Mapping[str, Fingerprint] | None) -> tuple[str, Fingerprint] | None:
+        """Find the configuration of this one checkpoint, which stands beside it."""
+        for candidate in paths.own_config_paths(path, self.suffixes):
+            if beside is None:
+                config = self._config_at(candidate)
+            else:
+                found = beside.get(posixpath.basename(candidate))
+                config = None if found is None else (paths.to_key(candidate), found)
+            if config is not None:
+                return config
+        return None
+
+    def _other_sidecar(
+        self, path: str, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None
+    ) -> OtherSidecar | None:
+        """Find the sidecar that another program wrote under its own name."""
+        for candidate in paths.other_sidecar_paths(path, self.suffixes):
+            if listed is None:
+                status = _lstat_at(f"{self.root}/{candidate}", _OUT_OF_REACH)
+                is_file = status is not None and stat.S_ISREG(status.st_mode)
+                found = fingerprint_of(status) if status is not None and is_file else None
+            else:
+                found = listed[0].get(posixpath.basename(candidate))
+            if found is not None:
+                is_by_stem = not candidate.startswith(path)
+                return OtherSidecar(paths.to_key(candidate), found, is_by_stem and self._is_shared(path, listed))
+        return None
+
+    def _is_shared(self, path: str, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None) -> bool:
+        """Return whether something else of the same stem may be a checkpoint, too."""
+        stem = paths.stem_of(path, self.suffixes)
+        others = {stem + suffix for suffix in (*paths.KNOWN_SUFFIXES, *self.suffixes)} - {path}
+        if listed is not None:
+            return any(posixpath.basename(other) in listed[1] for other in others)
+        return any(_lstat_at(f"{self.root}/{other}", _OUT_OF_REACH) is not None for other in others)
+
+    def _found(self, path: str, status: os.stat_result, stamp: Stamp) -> Found:
+        if stat.S_ISREG(status.st_mode):
+            return Found(stamp, has_twins=status.st_nlink > 1)
+        if stat.S_ISLNK(status.st_mode):
+            return self._link(path, stamp)
+        if stat.S_ISDIR(status.st_mode):
+            return Found(replace(stamp, fingerprint=fingerprint_of_folder(self.root, path)), is_folder=True)
+        kind = "FIFO" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
+        return Found(stamp, ("not-a-file", f"this is a {kind}"))
+
+    def _link(self, path: str, stamp: Stamp) -> Found:
+        """Follow a link, of which *stamp* knows what is around it, as far as the tree goes."""
+        full = f"{self.root}/{path}"
+        try:
+            written = os.readlink(full)
+            real = os.path.realpath(full, strict=True)
+            target = os.stat(real, follow_symlinks=False)
+        except OSError as error:
+            stamp = replace(stamp, link_target=_readable_link(full))
+            if error.errno == errno.ELOOP:
+                return Found(stamp, ("link-loop", "the link leads back to itself"))
+            if error.errno in _GONE:
+                return Found(stamp, ("link-dangling", f"the link's target {stamp.link_target} is not there"))
+            return Found(stamp, ("io-error", error.strerror or str(error)))
+        if not real.startswith(self.real_root.rstrip("/") + "/"):
+            return Found(
+                replace(stamp, link_target=paths.to_key(written)), ("link-outside", "the link leaves the outputs root")
+            )
+        inside = os.path.relpath(real, self.real_root)
+        stamp = replace(stamp, fingerprint=fingerprint_of(target), link_target=paths.to_key(inside))
+        if stat.S_ISDIR(target.st_mode):
+            if paths.is_below(path, inside):  # its sidecar would be one of its files, and change it with each writing
+                return Found(stamp, ("link-loop", "the link leads to a folder that it stands in"))
+            return Found(replace(stamp, fingerprint=fingerprint_of_folder(self.root, inside)), is_folder=True)
+        if not stat.S_ISREG(target.st_mode):
+            return Found(stamp, ("not-a-file", "the link's target is no regular file"))
+        return Found(stamp)
+
+    def _stat_sidecar(self, path: str) -> Fingerprint | None:
+        status = _lstat_at(f"{self.root}/{paths.sidecar_path(path)}", _OUT_OF_REACH)
+        return None if status is None else fingerprint_of(status)
+
+    def _around(self, place: str) -> _Around:
+        above = paths.ancestors(place)
+        if above[0] in self.arounds:  # a burst leaves hints for many files of one folder
+            return self.arounds[above[0]]
+        runs = {}
+        for folder in above:
+            # Asked first, because it is rarely there, and to be told so by opening it takes ten times as long.
+            if _lstat_at(f"{self.root}/{folder}/{wandb.FOLDER}", _OUT_OF_REACH) is not None:
+                runs[folder] = wandb.list_runs(self.root, folder)
+        around = _Around(self._config_above(above), {folder: found for folder, found in runs.items() if found})
+        self.arounds[above[0]] = around
+        return around
+
+    def _run(self, path: str, around: _Around) -> tuple[str, Fingerprint] | None:
+        """Find the Weights & Biases run that the checkpoint belongs to, as far as names tell."""
+        if not around.runs:
+            return None
+        home = None if around.config is None else paths.subject_of(paths.to_path(around.config[0]))
+        folders = wandb.find_run(path, around.runs, home=home)
+        if not folders:
+            return None
+        if folders[0] not in self.runs:
+            self.runs[folders[0]] = wandb.stat_run(self.root, folders)
+        status = self.runs[folders[0]]
+        return None if status is None else (paths.to_key(folders[0]), status.fingerprint)
+
+    def _config_above(self, above: list[str]) -> tuple[str, Fingerprint] | None:
+        """Find the nearest configuration in the folders *above*; in one folder, Hydra's own record wins."""
+        for folder in above:
+            prefix = f"{folder}/" if folder else ""
+            for name in (f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}", paths.CONFIG_NAME):
+                config = None if wandb.is_own_file(prefix + name) else self._config_at(prefix + name)
+                if config is not None:
+                    return config
+        return None
+
+    def _config_at(self, path: str) -> tuple[str, Fingerprint] | None:
+        status = _lstat_at(f"{self.root}/{path}", _OUT_OF_REACH)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return None
+        return (paths.to_key(path), fingerprint_of(status))
+
+    def _note_unseen(self, path: str, error: OSError) -> None:
+        self.unseen[path] = error.strerror or str(error)
+
+
+def fingerprint_of_folder(root: str, path: str) -> Fingerprint:
+    """Sum up a checkpoint that is a folder: bytes of its files, the newest time in it, its inode.
+
+    Raises:
+        OSError: the folder cannot be looked at.
+
+    """
+    status = os.lstat(os.path.join(root, path))
+    size, newest, count, waiting = 0, status.st_mtime_ns, 0, [path]
+    while waiting and count < SHARDS_MAX:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as entries:
+                for entry in entries:
+                    count += 1
+                    inner = _lstat(entry)
+                    if inner is None:
+                        continue
+                    newest = max(newest, inner.st_mtime_ns)
+                    if stat.S_ISDIR(inner.st_mode):
+                        waiting.append(f"{folder}/{entry.name}")
+                    else:
+                        size += inner.st_size
+        except OSError:
+            continue  # what can be summed up decides; reading it later says what is wrong
+    return (size, newest, status.st_ino)
+
+
+def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Stat one entry of a listing; ``None`` if it is gone since: it alone, not its folder."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _lstat_at(full: str, absent: Collection[int] = _GONE) -> os.stat_result | None:
+    """Stat a path; ``None`` for the errors that mean there is nothing.
+
+    Raises:
+        OSError: any other: what stands there is not known.
+
+    """
+    try:
+        return os.lstat(full)
+    except OSError as error:
+        if error.errno in absent:
+            return None
+        raise
+
+
+def _readable_link(full: str) -> str | None:
+    try:
+        return paths.to_key(os.readlink(full))
+    except OSError:
+        return None

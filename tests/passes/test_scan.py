@@ -1,0 +1,144 @@
+"""The walk over real folders."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from typing import TYPE_CHECKING
+
+from ckpt_indexer.passes.scan import Found, Stamp, scan
+from ckpt_indexer.tree.local import fingerprint_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def put(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_stamp_holds_the_fingerprints_of_checkpoint_sidecar_and_nearest_configuration(tmp_path: Path) -> None:
+    outer = put(tmp_path / "config.yaml")
+    inner = put(tmp_path / "run/.hydra/config.yaml")
+    put(tmp_path / "run/config.yaml")
+    checkpoint = put(tmp_path / "run/checkpoints/a.ckpt")
+    sidecar = put(tmp_path / "run/checkpoints/a.ckpt.metadata.yaml")
+    other = put(tmp_path / "b.ckpt")
+    expected = {
+        "run/checkpoints/a.ckpt": Found(
+            Stamp(
+                fingerprint_of(checkpoint.stat()),
+                None,
+                fingerprint_of(sidecar.stat()),
+                ("run/.hydra/config.yaml", fingerprint_of(inner.stat())),
+            )
+        ),
+        "b.ckpt": Found(Stamp(fingerprint_of(other.stat()), None, None, ("config.yaml", fingerprint_of(outer.stat())))),
+    }
+    assert scan(str(tmp_path)).found == expected
+    for place, found in expected.items():
+        assert scan(str(tmp_path), [place]).found == {place: found}
+    assert scan(str(tmp_path), ["run"]).found == {"run/checkpoints/a.ckpt": expected["run/checkpoints/a.ckpt"]}
+
+
+def test_everything_at_once_and_each_place_by_itself_give_the_same(tmp_path: Path) -> None:
+    plain = put(tmp_path / "run/a.ckpt")
+    twin = put(tmp_path / "run/twin.ckpt")
+    os.link(twin, tmp_path / "run/twin-2.ckpt")
+    (tmp_path / "run/last.ckpt").symlink_to("a.ckpt")
+    (tmp_path / "run/lost.ckpt").symlink_to("nowhere.ckpt")
+    os.mkfifo(tmp_path / "run/pipe.ckpt")
+    put(tmp_path / "run/s.ckpt/x.pt")
+    put(tmp_path / "run/a.ckpt.metadata.yaml")
+    put(tmp_path / "run/.hydra/config.yaml")
+    put(tmp_path / "logged/wandb/run-20261121_070633-el1e2may/run-el1e2may.wandb")
+    put(tmp_path / "logged/checkpoints/e.ckpt")
+    put(tmp_path / "logged/checkpoints/f.ckpt")
+    found = scan(str(tmp_path)).found
+    names = {"a", "twin", "twin-2", "last", "lost", "pipe", "s"}
+    assert set(found) == {f"run/{name}.ckpt" for name in names} | {f"logged/checkpoints/{name}.ckpt" for name in "ef"}
+    assert scan(str(tmp_path), list(found)).found == found
+    for key in found:
+        assert scan(str(tmp_path), [key]).found == {key: found[key]}
+    assert {key for key, each in found.items() if each.has_twins} == {"run/twin.ckpt", "run/twin-2.ckpt"}
+    assert {key for key, each in found.items() if each.stamp.run is not None} == {
+        "logged/checkpoints/e.ckpt",
+        "logged/checkpoints/f.ckpt",
+    }
+    assert found["run/last.ckpt"].stamp.fingerprint == fingerprint_of(plain.stat())
+
+
+def test_a_checkpoint_whose_surroundings_cannot_be_looked_at_is_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "run/a.ckpt")
+    lstat = os.lstat
+
+    def failing(path: str) -> os.stat_result:
+        if path.endswith("/wandb"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", failing)
+    snapshot = scan(str(tmp_path), ["run/a.ckpt"])
+    assert (snapshot.found, snapshot.unseen) == ({}, {"run/a.ckpt": "Input/output error"})
+
+
+def test_what_a_pass_makes_for_each_checkpoint_is_unknown_to_the_garbage_collector(tmp_path: Path) -> None:
+    put(tmp_path / "a.ckpt")
+    found = scan(str(tmp_path)).found["a.ckpt"]
+    assert (gc.is_tracked(found), gc.is_tracked(found.stamp)) == (False, False)
+
+
+def test_linked_folders_are_not_walked_and_sharded_folders_are_one_checkpoint(tmp_path: Path) -> None:
+    put(tmp_path / "run/a.ckpt")
+    (tmp_path / "again").symlink_to("run")
+    (tmp_path / "run/up").symlink_to("..")
+    put(tmp_path / "s.ckpt/rank0/x.pt", b"12345")
+    put(tmp_path / "s.ckpt/inner.ckpt", b"123")
+    found = scan(str(tmp_path)).found
+    assert sorted(found) == ["run/a.ckpt", "s.ckpt"]
+    assert (found["s.ckpt"].is_folder, found["s.ckpt"].stamp.fingerprint[0]) == (True, 8)
+
+
+def test_a_link_is_stamped_with_its_target_and_named_by_the_targets_key(tmp_path: Path) -> None:
+    target = put(tmp_path / "run/e.ckpt")
+    (tmp_path / "linked").symlink_to("run")
+    (tmp_path / "last.ckpt").symlink_to("linked/e.ckpt")
+    assert scan(str(tmp_path), ["last.ckpt"]).found == {
+        "last.ckpt": Found(Stamp(fingerprint_of(target.stat()), "run/e.ckpt", None, None))
+    }
+
+
+def test_sidecars_without_a_checkpoint_are_orphans_whether_all_or_one_is_looked_at(tmp_path: Path) -> None:
+    sidecar = put(tmp_path / "r/a.ckpt.metadata.yaml")
+    expected = {"r/a.ckpt": fingerprint_of(sidecar.stat())}
+    assert scan(str(tmp_path)).orphans == expected
+    assert scan(str(tmp_path), ["r/a.ckpt"]).orphans == expected
+
+
+def test_a_name_of_bytes_that_are_no_text_comes_back_as_a_key(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff\\.ckpt", "wb"):
+        pass
+    assert list(scan(str(tmp_path)).found) == ["\\xff\\\\.ckpt"]
+
+
+def test_a_folder_that_cannot_be_listed_is_unseen_and_not_empty(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):  # beyond PATH_MAX: reachable by steps, but not by its path
+        os.mkdir("d" * 250, dir_fd=fd)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+    assert list(scan(str(tmp_path)).unseen.values()) == ["File name too long"]
+
+
+def test_unfinished_files_of_ours_are_reported(tmp_path: Path) -> None:
+    put(tmp_path / "r/.ckpt-indexer-12-ab.tmp")
+    assert scan(str(tmp_path)).temporaries == ["r/.ckpt-indexer-12-ab.tmp"]
