@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.register_assert_rewrite("tests.process")
+pytest_plugins = ["tests.checkpoint_files"]
 
 CORPUS = Path(os.environ.get("CKPT_INDEXER_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 

@@ -1,0 +1,1 @@
+"""The files that hold pickles and tensors: torch's zip, its older forms, safetensors; and which of them a file is."""

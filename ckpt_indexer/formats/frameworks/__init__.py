@@ -1,0 +1,1 @@
+"""What frameworks put into a checkpoint, and how they lay one out over several files."""

@@ -1,0 +1,1 @@
+"""Pickles without running them: the inert unpickler, and what tensors, values and modules stand for."""

@@ -1,0 +1,1 @@
+"""Weights & Biases: its local run folders (``run``), their logs (``log``), and its servers (``lookup``, optional)."""

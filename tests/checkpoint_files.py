@@ -1,3 +1,5 @@
+"""Fixtures: checkpoints of every kind, written by the real frameworks, once a session; and a reader."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
