@@ -568,10 +568,9 @@ def test_what_comes_after_a_limit_is_left_out(monkeypatch, limit, record) -> Non
 def train() -> None:
     import lightning
     import torch
+    import wandb
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import WandbLogger
-
-    import wandb
 
     root = Path(sys.argv[1])
     saved: dict[str, Any] = {}
