@@ -87,7 +87,7 @@ def test_a_stop_waits_longer_than_a_reader_may_hang() -> None:
 
 
 def test_the_memory_limit_leaves_room_for_a_reader_at_its_own_limit() -> None:
-    from ckpt_indexer.sandbox.worker import MEMORY_MAX
+    from ckpt_indexer.sandbox.requests import MEMORY_MAX
 
     (limit,) = directives()["MemoryMax"]
     assert int(limit.removesuffix("M")) << 20 >= 3 * MEMORY_MAX

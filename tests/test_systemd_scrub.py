@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckpt_indexer.cli.validate import command
-from ckpt_indexer.sandbox.worker import MEMORY_MAX
+from ckpt_indexer.sandbox.requests import MEMORY_MAX
 from tests.units import FOLDER, INSTALLED, analyze, directives, instance_of, needs_systemd
 
 if TYPE_CHECKING:

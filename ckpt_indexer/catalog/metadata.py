@@ -17,11 +17,11 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ckpt_indexer.catalog.files import metadata_paths
+from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.block_yaml import encode_block
 from ckpt_indexer.metadata.fit import write_absent
 from ckpt_indexer.paths import sidecar_path
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
 from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
 
 if TYPE_CHECKING:

@@ -142,3 +142,35 @@ class DeepFacts(msgspec.Struct):
     nan: int = 0  # elements in all weights
     inf: int = 0
     uncounted: int = 0  # tensors of the weights in which NaN and infinity could not be counted
+
+
+YAML_MAX = 1 << 20  # bytes that are read; a sidecar has 1-5 kB, a Hydra config 50 kB, composed ones of many groups 300
+
+
+class YamlFacts(msgspec.Struct):
+    """A YAML document, or why there is none."""
+
+    document: Any = None
+    error: str | None = None
+    is_unread: bool = False  # the disk failed: the error says nothing about the document
+
+
+class Row(msgspec.Struct, array_like=True):
+    """What was logged at once, under Lightning's count of steps."""
+
+    epoch: int
+    step: int  # "trainer/global_step": how many batches had stepped before the one that was just done
+    metrics: dict[str, float]
+
+
+class RunLog(msgspec.Struct):
+    """A log's facts, as far as it could be read."""
+
+    run_id: str | None = None
+    entity: str | None = None
+    project: str | None = None
+    name: str | None = None  # for people; not unique
+    started_ns: int | None = None  # since 1970
+    config: dict[str, Any] = {}  # plain data
+    rows: list[Row] = []  # those with an epoch and a step, in the file's order
+    is_unread: bool = False  # the disk failed: this says nothing about the run

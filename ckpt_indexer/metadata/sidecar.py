@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.block_yaml import encode_block
 from ckpt_indexer.metadata.fit import read_absent, write_absent
 from ckpt_indexer.metadata.schema import SCHEMA_VERSION, Document
-from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
 
 HEAD = b"# Made by ckpt-indexer from the checkpoint beside it. Not whole without its last line.\n"
 END = b"...\n"  # YAML's end of a document

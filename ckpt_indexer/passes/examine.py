@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from ckpt_indexer import paths
 from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.compose import Config, compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar, is_lost, parse_sidecar
@@ -26,7 +27,6 @@ from ckpt_indexer.model import RULES, Entry, OtherSidecar, Problem
 from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.passes.scan import fingerprint_of_folder
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
 

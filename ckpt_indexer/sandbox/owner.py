@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from ckpt_indexer.formats.facts import DeepFacts, Facts
 from ckpt_indexer.model import Problem
-from ckpt_indexer.sandbox.worker import (
+from ckpt_indexer.sandbox.requests import (
     EXIT_MEMORY,
     HEADER,
     MEMORY_MAX,
@@ -30,23 +29,19 @@ from ckpt_indexer.sandbox.worker import (
     READ_DEEP,
     READ_WANDB,
     READ_YAML,
-    YamlFacts,
     cpu_seconds,
 )
-from ckpt_indexer.trackers.wandb.log import RunLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ckpt_indexer.formats.facts import DeepFacts, Facts, RunLog, YamlFacts
+    from ckpt_indexer.sandbox.requests import Answer, Request
 
 WALL_SECONDS = 20.0  # for one file; the CPU limit ends a bomb long before, this ends a hanging network file system
 STALL_SECONDS = 60.0  # without a byte read of a file that is read whole: a disk that spins up takes 15
 POLL_SECONDS = 0.1  # between two looks at how far a reading is
 ANSWER_MAX = 32 << 20  # bytes; 200,000 tensors take 20 MB, and decoded ten times as much in a process without limits
-
-_decode_facts: Callable[[bytes], Facts] = msgspec.msgpack.Decoder(Facts).decode
-_decode_deep: Callable[[bytes], DeepFacts] = msgspec.msgpack.Decoder(DeepFacts).decode
-_decode_log: Callable[[bytes], RunLog] = msgspec.msgpack.Decoder(RunLog).decode
-_decode_yaml: Callable[[bytes], YamlFacts] = msgspec.msgpack.Decoder(YamlFacts).decode
 
 
 class _WorkerDied(Exception):
@@ -94,12 +89,7 @@ class Reader:
 
     def read_checkpoint(self, descriptor: int) -> Facts:
         """Read a checkpoint's header; the problem says why where that is not possible."""
-        try:
-            return _decode_facts(self._ask(READ_CHECKPOINT, descriptor))
-        except _WorkerDied as died:
-            return Facts(problem=died.problem)
-        except msgspec.MsgspecError as error:
-            return Facts(problem=Problem.of("reader-crashed", f"its answer was not valid: {error}"))
+        return self._read(READ_CHECKPOINT, descriptor)
 
     def read_deep(
         self, descriptor: int, *, rate: float = 0.0, on_progress: Callable[[int], None] = lambda _: None
@@ -108,29 +98,15 @@ class Reader:
 
         *on_progress* is told, a few times a second, how far it is; in a damaged file it may start anew.
         """
-        try:
-            answer = self._ask(READ_DEEP, descriptor, RATE.pack(rate), _Progress(descriptor, on_progress).left)
-            return _decode_deep(answer)
-        except _WorkerDied as died:
-            return DeepFacts(problem=died.problem)
-        except msgspec.MsgspecError as error:
-            return DeepFacts(problem=Problem.of("reader-crashed", f"its answer was not valid: {error}"))
+        return self._read(READ_DEEP, descriptor, RATE.pack(rate), _Progress(descriptor, on_progress).left)
 
     def read_yaml(self, descriptor: int) -> YamlFacts:
         """Read a YAML document."""
-        try:
-            return _decode_yaml(self._ask(READ_YAML, descriptor))
-        except _WorkerDied as died:
-            return YamlFacts(error=died.problem.message)
-        except msgspec.MsgspecError as error:
-            return YamlFacts(error=f"its answer was not valid: {error}")
+        return self._read(READ_YAML, descriptor)
 
     def read_wandb(self, descriptor: int) -> RunLog:
         """Read the log of a Weights & Biases run; one that ends the worker says nothing."""
-        try:
-            return _decode_log(self._ask(READ_WANDB, descriptor))
-        except (_WorkerDied, msgspec.MsgspecError):
-            return RunLog()
+        return self._read(READ_WANDB, descriptor)
 
     def close(self) -> None:
         """End the worker process, if there is one."""
@@ -143,15 +119,27 @@ class Reader:
             self._process.wait()
             self._process = None
 
-    def _ask(
-        self, request: bytes, descriptor: int, more: bytes = b"", left: Callable[[], float] | None = None
-    ) -> bytes:
+    def _read(
+        self,
+        request: Request[Answer],
+        descriptor: int,
+        more: bytes = b"",
+        left: Callable[[], float] | None = None,
+    ) -> Answer:
+        try:
+            return request.decode(self._ask(request.code, descriptor, more, left))
+        except _WorkerDied as died:
+            return request.failure(died.problem)
+        except msgspec.MsgspecError as error:
+            return request.failure(Problem.of("reader-crashed", f"its answer was not valid: {error}"))
+
+    def _ask(self, code: bytes, descriptor: int, more: bytes, left: Callable[[], float] | None) -> bytes:
         deadline = time.monotonic() + WALL_SECONDS
         left = left or (lambda: deadline - time.monotonic())
         channel = self._started()
-        self._cpu_seconds = cpu_seconds(request, os.fstat(descriptor).st_size)
+        self._cpu_seconds = cpu_seconds(code, os.fstat(descriptor).st_size)
         try:
-            socket.send_fds(channel, [request, more], [descriptor])
+            socket.send_fds(channel, [code, more], [descriptor])
             (length,) = HEADER.unpack(self._receive(channel, HEADER.size, left))
             if length > ANSWER_MAX:
                 raise _WorkerDied("limit-exceeded", f"its description takes {length} bytes")

@@ -35,13 +35,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from ckpt_indexer import paths
+from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.formats.frameworks.checkpoint import EMBEDDED_KEY
+from ckpt_indexer.formats.plain_yaml import parse_yaml
 from ckpt_indexer.index import codec
 from ckpt_indexer.metadata.embedded import VERSION
 from ckpt_indexer.metadata.sidecar import parse_sidecar
 from ckpt_indexer.passes import indexer as watch_indexer
 from ckpt_indexer.passes.indexer import Indexer
-from ckpt_indexer.sandbox.plain_yaml import YAML_MAX, parse_yaml
 from ckpt_indexer.tree.local import fingerprint_of, opened_file
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 from ckpt_indexer import paths, read_index
 from ckpt_indexer.errors import CkptIndexerError, SidecarInvalid
 from ckpt_indexer.formats.containers.identify import read_facts
+from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.formats.pickles import unpickle
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
@@ -39,8 +40,7 @@ from ckpt_indexer.model import PROBLEMS
 from ckpt_indexer.passes.folders import check_folder
 from ckpt_indexer.paths import INDEX_NAME
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
-from ckpt_indexer.sandbox.worker import CPU_SECONDS
+from ckpt_indexer.sandbox.requests import CPU_SECONDS
 from tests.hostile import make, pickles
 from tests.process import TIMEOUT_S, Daemon, run
 

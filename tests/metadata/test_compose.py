@@ -176,7 +176,7 @@ def test_the_entry_says_what_the_document_says() -> None:
 
 
 def test_the_sidecar_alone_gives_the_same_entry() -> None:
-    from ckpt_indexer.sandbox.plain_yaml import parse_yaml
+    from ckpt_indexer.formats.plain_yaml import parse_yaml
 
     document = composed()
     before = document.model_copy(deep=True)

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.formats.plain_yaml import parse_yaml
 from ckpt_indexer.metadata.schema import (
     Checkpointing,
     Decoder,
@@ -25,7 +26,6 @@ from ckpt_indexer.metadata.schema import (
     Training,
 )
 from ckpt_indexer.metadata.sidecar import END, HEAD, encode_sidecar, parse_sidecar
-from ckpt_indexer.sandbox.plain_yaml import parse_yaml
 
 CONTRACT = """\
 schema_version: '1.0'

@@ -25,8 +25,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import msgspec
-
+from ckpt_indexer.formats.facts import Row, RunLog
 from ckpt_indexer.formats.pickles.plain import Plainer, text
 
 if TYPE_CHECKING:
@@ -49,27 +48,6 @@ _ITEM_KEY, _ITEM_NESTED, _ITEM_INTEGER, _ITEM_NUMBER, _ITEM_JSON = 1, 2, 5, 6, 1
 _UPDATE, _REMOVE = 1, 2
 _FIXED = {1: struct.Struct("<d"), 5: struct.Struct("<f")}
 _QUOTED = (b'"NaN"', b'"Infinity"', b'"-Infinity"')
-
-
-class Row(msgspec.Struct, array_like=True):
-    """What was logged at once, under Lightning's count of steps."""
-
-    epoch: int
-    step: int  # "trainer/global_step": how many batches had stepped before the one that was just done
-    metrics: dict[str, float]
-
-
-class RunLog(msgspec.Struct):
-    """A log's facts, as far as it could be read."""
-
-    run_id: str | None = None
-    entity: str | None = None
-    project: str | None = None
-    name: str | None = None  # for people; not unique
-    started_ns: int | None = None  # since 1970
-    config: dict[str, Any] = {}  # plain data
-    rows: list[Row] = []  # those with an epoch and a step, in the file's order
-    is_unread: bool = False  # the disk failed: this says nothing about the run
 
 
 def read_log(file: BinaryIO) -> RunLog:

@@ -38,15 +38,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from ckpt_indexer import paths
+from ckpt_indexer.formats.facts import Row, RunLog
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Fingerprint, Number, to_number
-from ckpt_indexer.trackers.wandb.log import Row, RunLog
 from ckpt_indexer.tree.local import NotRegularFile, opened_file, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from ckpt_indexer.sandbox.worker import YamlFacts
+    from ckpt_indexer.formats.facts import YamlFacts
 
 FOLDER = "wandb"
 LISTED_MAX = 10_000  # names looked at in one wandb/ folder; 20 us each

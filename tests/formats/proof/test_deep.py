@@ -25,7 +25,7 @@ from ckpt_indexer.formats.proof.deep import read_deep
 from ckpt_indexer.formats.proof.nonfinite import BLOCK_BYTES, count
 from ckpt_indexer.formats.proof.pieces import BUFFERS, DIGEST_BYTES, PIECE_BYTES, STEP_BYTES, Pieces
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.sandbox.worker import MEMORY_MAX, READ_CHECKPOINT, READ_DEEP, cpu_seconds
+from ckpt_indexer.sandbox.requests import MEMORY_MAX, READ_CHECKPOINT, READ_DEEP, cpu_seconds
 from tests import samples
 
 if TYPE_CHECKING:
@@ -603,8 +603,8 @@ def test_a_rate_bounds_the_reading(tmp_path: Path, reader: Reader) -> None:
 
 
 def test_a_deep_reading_may_take_time_by_its_size_and_a_header_may_not() -> None:
-    assert cpu_seconds(READ_CHECKPOINT, 1 << 40) == cpu_seconds(READ_CHECKPOINT, 0)
-    assert cpu_seconds(READ_DEEP, 100 << 30) > 1000
+    assert cpu_seconds(READ_CHECKPOINT.code, 1 << 40) == cpu_seconds(READ_CHECKPOINT.code, 0)
+    assert cpu_seconds(READ_DEEP.code, 100 << 30) > 1000
 
 
 def test_memory_does_not_depend_on_the_size_of_the_file(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
+from ckpt_indexer.formats.facts import Row, RunLog
 from ckpt_indexer.metadata.compose import canonical_name
 from ckpt_indexer.metadata.sidecar import parse_sidecar
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.trackers.wandb import log as wandb_log
-from ckpt_indexer.trackers.wandb.log import Row, RunLog, read_log
+from ckpt_indexer.trackers.wandb.log import read_log
 from ckpt_indexer.trackers.wandb.run import (
     Run,
     RunPath,

@@ -7,12 +7,23 @@ are cut here while they are spelled out; the deeply nested end the worker, not i
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, BinaryIO
 
+from ckpt_indexer.formats.facts import YAML_MAX, YamlFacts
 from ckpt_indexer.formats.pickles.plain import Plainer
+from ckpt_indexer.model import Problem
 
-YAML_MAX = 1 << 20  # bytes; a sidecar has 1-5 kB, a large Hydra config 50 kB, composed ones of many groups 300
 NODES_MAX = 100_000  # values; a configuration of 1 MB has some 40,000
+
+
+def read_yaml(file: BinaryIO) -> YamlFacts:
+    """Read one document; never raises for what the file contains."""
+    try:
+        return YamlFacts(document=parse_yaml(file.read(YAML_MAX + 1)))
+    except OSError as error:
+        return YamlFacts(error=Problem.of("io-error", error.strerror or error).message, is_unread=True)
+    except ValueError as error:
+        return YamlFacts(error=Problem.of("sidecar-invalid", error).message)
 
 
 def parse_yaml(data: bytes) -> Any:
