@@ -139,6 +139,10 @@ def _limit() -> None:
     # Ctrl-C and a service manager's stop reach the whole group; the owner decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Before numpy's import: each thread of its linear algebra, unused here, would reserve address space, and a worker on a
+    # machine with many cores has not that much.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

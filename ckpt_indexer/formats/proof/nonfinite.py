@@ -9,13 +9,7 @@ module.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-# Before numpy's first import: each thread of its linear algebra, unused here, would reserve address space, and a worker
-# on a machine with many cores has not that much.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
