@@ -59,7 +59,7 @@ def to_path(key: str) -> str:
 
 
 def is_suffix(suffix: str) -> bool:
-    """Say whether *suffix* may mark checkpoints.
+    """Return whether *suffix* may mark checkpoints.
 
     >>> is_suffix(".pt"), is_suffix(".pth.tar"), is_suffix("pt"), is_suffix(""), is_suffix(".yaml")
     (True, True, False, False, False)
@@ -72,7 +72,7 @@ def is_checkpoint(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether this project made the name for a file that is not finished."""
+    """Return whether this project made the name for a file that is not finished."""
     return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
@@ -196,5 +196,5 @@ def ancestors(path: str) -> list[str]:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Say whether *path* is *folder* or stands below it; everything is below ``""``."""
+    """Return whether *path* is *folder* or stands below it; everything is below ``""``."""
     return not folder or path == folder or path.startswith(folder + "/")

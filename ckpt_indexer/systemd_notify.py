@@ -26,7 +26,7 @@ class ServiceManager:
         self.watchdog_s = int(microseconds) / 1e6 if microseconds.isdecimal() and is_ours else None
 
     def ready(self, status: str) -> None:
-        """Say that the service does its work from now on."""
+        """Report that the service does its work from now on."""
         self._send(f"READY=1\nSTATUS={_one_line(status)}")
 
     def status(self, status: str) -> None:
@@ -37,7 +37,7 @@ class ServiceManager:
         self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Say that settings are read again; systemd wants the time with it."""
+        """Report that settings are read again; systemd wants the time with it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:

@@ -106,7 +106,7 @@ class Damage(msgspec.Struct):
     message: str
 
     def problem(self) -> Problem:
-        """Say it in one line."""
+        """Return it as one line."""
         place = f"{self.region} of {self.record}" if self.record not in (None, self.region) else self.region
         return Problem.of(self.code, f"{place}, byte {self.offset}: {self.message}")
 

@@ -129,7 +129,7 @@ def check(
 
 
 def recalled(health: Health) -> Checked:
-    """Give an earlier result once more."""
+    """Return an earlier result once more."""
     warnings = (
         [f"{health.nan} NaN and {health.inf} infinite elements in the weights"] if health.nan + health.inf else []
     )
@@ -138,7 +138,7 @@ def recalled(health: Health) -> Checked:
 
 
 def is_proven(health: Health, level: Level, since: str) -> bool:
-    """Say whether a result is still good enough: as thorough, not older, and no matter of chance."""
+    """Return whether a result is still good enough: as thorough, not older, and no matter of chance."""
     is_thorough = LEVELS.index(health.level) >= LEVELS.index(level)
     return is_thorough and health.checked_at >= since and health.status in _PROVEN
 
@@ -150,7 +150,7 @@ def merged(new: Health, current: Health | None) -> Health:
 
 
 def load(descriptor: int, facts: Facts) -> tuple[Problem | None, str | None]:
-    """Let torch load the file; gives a problem, or why torch does not want to load it, or neither."""
+    """Load the file with torch; returns a problem, or why torch does not want to load it, or neither."""
     if facts.format not in LOADABLE:
         return None, f"torch.load does not read {facts.format} files"
     command = [sys.executable, "-P", "-m", "ckpt_indexer.sandbox.torch_load", str(descriptor)]
@@ -181,12 +181,12 @@ def load(descriptor: int, facts: Facts) -> tuple[Problem | None, str | None]:
 
 
 def now_text(*, before_s: float = 0.0) -> str:
-    """Give the time, or that of *before_s* seconds ago, as entries hold it."""
+    """Return the time, or that of *before_s* seconds ago, as entries hold it."""
     return utc_text(time.time_ns() - int(before_s * 1e9))
 
 
 def finding(checked: Checked) -> str:
-    """Say in one line what was found."""
+    """Return in one line what was found."""
     parts = [checked.problem.message] if checked.problem else []
     readable = checked.readable
     if readable is not None and readable.tensors is not None:
@@ -204,7 +204,7 @@ def finding(checked: Checked) -> str:
 
 
 def _is_readable(problem: Problem | None) -> bool:
-    """Say whether a deep look can add anything."""
+    """Return whether a deep look can add anything."""
     if problem is None or problem.code == "not-a-checkpoint":  # perhaps one whose first bytes are damaged
         return True
     return problem.status in ("corrupt", "incomplete") and problem.code != "empty"

@@ -45,7 +45,7 @@ class Ledger:
             self.trouble = str(error)
 
     def health_of(self, key: str, fingerprint: Fingerprint) -> Health | None:
-        """Give what is known of these bytes."""
+        """Return what is known of these bytes."""
         entry = self.entries.get(key)
         return entry.health if entry is not None and entry.fingerprint == fingerprint else None
 

@@ -111,7 +111,7 @@ def write_absent(content: dict[str, Any], *, fill: bool) -> None:
 
 
 def read_absent(document: Document) -> Document:
-    """Take what was filled in for readers' sake for unknown again; *document* itself is changed and returned."""
+    """Make what was filled in for readers' sake unknown again; *document* itself is changed and returned."""
     if document.indexer is not None:
         for path in document.indexer.filled:
             section, _, name = path.partition(".")

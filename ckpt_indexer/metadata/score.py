@@ -79,7 +79,7 @@ def _is_last(name: str, state: MonitorState) -> bool:
 
 
 def _last_score(state: MonitorState, facts: Facts) -> float | None:
-    """Give ``current_score`` if it belongs to the step at which this file was saved."""
+    """Return ``current_score`` if it belongs to the step at which this file was saved."""
     for path, score in state.best_k_models.items():
         if score != state.current_score:
             continue

@@ -57,7 +57,7 @@ def encode_sidecar(document: Document, *, fill: bool = True) -> bytes:
 
 
 def is_lost(data: bytes) -> bool:
-    """Say whether a sidecar's bytes are what a power cut left of one of ours: nothing, zeros, or its first part.
+    """Return whether a sidecar's bytes are what a power cut left of one of ours: nothing, zeros, or its first part.
 
     It is not fsynced, because it can be made again; but then its rest must not pass for somebody else's.
     """

@@ -60,7 +60,7 @@ class _Progress:
         self._moved = time.monotonic()
 
     def left(self) -> float:
-        """Give the seconds until the file counts as stalled."""
+        """Return the seconds until the file counts as stalled."""
         offset = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         if offset != self._offset:
             self._offset, self._moved = offset, time.monotonic()
@@ -181,7 +181,7 @@ class Reader:
         return bytes(data)
 
     def _autopsy(self) -> _WorkerDied:
-        """Say why the worker is gone."""
+        """Return why the worker is gone."""
         process: Any = self._process
         try:
             code = process.wait(timeout=5)

@@ -31,7 +31,7 @@ class Loaded(msgspec.Struct):
 
 
 def seconds_for(size_bytes: int) -> float:
-    """Give the CPU time that loading a file may take."""
+    """Return the CPU time that loading a file may take."""
     return CPU_BASE_S + size_bytes / BYTES_PER_S
 
 

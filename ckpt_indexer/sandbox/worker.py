@@ -89,7 +89,7 @@ def _parser_of(name: str) -> Callable[[BinaryIO], object]:
 
 
 def _share_heap() -> None:
-    """Let threads allocate from the heap there is: glibc would reserve 128 MB of address space for a thread's own."""
+    """Make threads allocate from the heap there is: glibc would reserve 128 MB of address space for a thread's own."""
     import ctypes
 
     m_arena_max = -8  # malloc.h
@@ -139,8 +139,8 @@ def _limit() -> None:
     # Ctrl-C and a service manager's stop reach the whole group; the owner decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Before numpy's import: each thread of its linear algebra, unused here, would reserve address space, and a worker on a
-    # machine with many cores has not that much.
+    # Before numpy's import: each thread of its linear algebra, unused here, would reserve address space, and a worker
+    # on a machine with many cores does not have that much.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))

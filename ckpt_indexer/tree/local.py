@@ -61,7 +61,7 @@ def check_root(root: str) -> None:
 
 @contextlib.contextmanager
 def opened_folder(root: str | os.PathLike[str] | int, folder: str) -> Iterator[int]:
-    """Give a descriptor of *folder* (relative to *root*, a path or a descriptor; POSIX), one component at a time.
+    """Return a descriptor of *folder* (relative to *root*, a path or a descriptor; POSIX), one component at a time.
 
     The root itself may be a link; below it, a link anywhere raises ``OSError``: a folder that was swapped for a link
     while the path was being built must not lead a write out of the tree. It also reaches paths beyond PATH_MAX.
@@ -80,7 +80,7 @@ def opened_folder(root: str | os.PathLike[str] | int, folder: str) -> Iterator[i
 
 @contextlib.contextmanager
 def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
-    """Give a read-only descriptor of the regular file at *path* (relative to *root*, POSIX).
+    """Return a read-only descriptor of the regular file at *path* (relative to *root*, POSIX).
 
     Raises:
         NotRegularFile: something else stands there; it was not read.
@@ -94,7 +94,7 @@ def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_at(folder_fd: int, name: str) -> Iterator[int]:
-    """Give a read-only descriptor of the regular file *name* in an open folder; raises as ``opened_file`` does."""
+    """Return a read-only descriptor of the regular file *name* in an open folder; raises as ``opened_file`` does."""
     try:
         fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
     except OSError as error:
@@ -111,7 +111,7 @@ def opened_at(folder_fd: int, name: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: float) -> Iterator[int]:
-    """Give a descriptor of *root* while holding the lock file *lock_name* in it.
+    """Return a descriptor of *root* while holding the lock file *lock_name* in it.
 
     The lock is made and taken through the descriptor, never through a path: ``FileLock`` resolves its path and makes
     the folder of a lock that has none, and a root that is not there (renamed, removed, not mounted) must never be made.
@@ -146,7 +146,7 @@ def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: fl
 
 
 def _locked_at(folder_fd: int, name: str) -> int | None:
-    """Give a descriptor of the lock file, locked; ``None`` if somebody else has the lock or just removed the file."""
+    """Return a descriptor of the lock file, locked; ``None`` if somebody else has the lock or just removed the file."""
     try:
         lock = os.open(name, _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder_fd)
     except FileExistsError:
@@ -169,7 +169,7 @@ def _locked_at(folder_fd: int, name: str) -> int | None:
 
 
 def replace_file(folder_fd: int, name: str, data: bytes | Iterable[bytes], *, durable: bool = True) -> Fingerprint:
-    """Put *data*, or its pieces, at *name* in the folder, whole or not at all; give the new file's fingerprint.
+    """Write *data*, or its pieces, to *name* in the folder, whole or not at all; return the new file's fingerprint.
 
     The order is what a power cut needs: data on disk (fsync) before the name points at it (rename), the rename on
     disk (fsync of the folder) before the call returns. A crash in between leaves the old file, and at worst a

@@ -79,7 +79,7 @@ def read_facts(file: BinaryIO) -> Facts:
 
 
 def identify(head: bytes, size_bytes: int) -> Format:
-    """Tell the format from the file's first bytes.
+    """Return the format that follows from the file's first bytes.
 
     Raises:
         FormatProblem: it is none of them; the message says what it is instead.
@@ -112,7 +112,7 @@ def identify(head: bytes, size_bytes: int) -> Format:
 
 
 def _is_length(head: bytes) -> bool:
-    """Say whether these bytes may become the length that a safetensors file starts with."""
+    """Return whether these bytes may become the length that a safetensors file starts with."""
     return int.from_bytes(head, "little") <= HEADER_MAX
 
 

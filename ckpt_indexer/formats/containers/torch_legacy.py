@@ -207,5 +207,5 @@ def _is_module(persistent_id: Any) -> bool:
 
 
 def _resolve(persistent_id: Any) -> Any:
-    """Give a module's class for what stands for it: torch stored its source beside it."""
+    """Return a module's class for what stands for it: torch stored its source beside it."""
     return persistent_id[1] if _is_module(persistent_id) and len(persistent_id) > 1 else persistent_id

@@ -241,7 +241,7 @@ def _rows_alike(directory: bytes, position: int) -> tuple[list[_Row], int]:
 
 
 def _names_in_root(full_names: tuple[bytes, ...]) -> list[str]:
-    """Take the archive's root folder, that of its first record, off the names."""
+    """Return the names without the archive's root folder, which its first record has."""
     if not full_names:
         return []
     root = full_names[0].partition(b"/")[0] + b"/"

@@ -46,7 +46,7 @@ _OPTIMIZER_STATES = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+
 
 
 def identify_folder(names: Collection[str]) -> Format:
-    """Tell the format of a checkpoint that is a folder from the names in it."""
+    """Return the format of a checkpoint that is a folder, by the names in it."""
     if META_NAME in names or METADATA_NAME in names or any(name.endswith(".distcp") for name in names):
         return "sharded-dcp"
     if not DEEPSPEED_NAMES.isdisjoint(names) or any(name.endswith("_states.pt") for name in names):
@@ -101,7 +101,7 @@ def _describe_tensors(tensors: list[TensorFacts], facts: Facts) -> None:
 
 
 def _saved_flat(planner_data: Any) -> bool:
-    """Say whether a bare state dict was saved: each tensor under its own name, not inside another dict.
+    """Return whether a bare state dict was saved: each tensor under its own name, not inside another dict.
 
     Only then is "model." a part of the model itself. The planner writes down the path that it joined to each name.
     """
@@ -125,7 +125,7 @@ def _describe_files(stored: Any, facts: Facts) -> None:
 
 
 def _is_plain_name(name: str) -> bool:
-    """Say whether a path stays below the folder; shards have no folders of their own today, but may."""
+    """Return whether a path stays below the folder; shards have no folders of their own today, but may."""
     return {"", ".", ".."}.isdisjoint(name.split("/")) and name.isprintable()
 
 

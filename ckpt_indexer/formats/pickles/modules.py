@@ -59,7 +59,7 @@ def _walk(root: Any, parts: Callable[[Any], tuple[Own, Children]]) -> dict[str, 
 
 
 def _attributes(module: Any) -> dict[Any, Any] | None:
-    """Give a module's ``__dict__``: what the pickle set, or what torch.fx's function was to make the module from."""
+    """Return a module's ``__dict__``: what the pickle set, or what torch.fx's function was to make the module from."""
     if not isinstance(module, Inert):
         return None
     candidates = (module.state, *module.args[:1])

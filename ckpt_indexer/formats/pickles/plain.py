@@ -62,7 +62,7 @@ class Plainer:
         self._open: set[int] = set()  # ids of the containers being walked: meeting one again is a cycle
 
     def plain(self, value: Any) -> Any:
-        """Give *value* as plain data."""
+        """Return *value* as plain data."""
         self._nodes_left -= 1
         if self._nodes_left < 0 or len(self._open) >= DEPTH_MAX:
             return CUT
@@ -90,7 +90,7 @@ class Plainer:
         return shown if self._text_left >= 0 else CUT
 
     def mapping(self, value: Any) -> dict[str, Any] | None:
-        """Give *value* as a plain dict, or ``None`` if it is nothing of that kind."""
+        """Return *value* as a plain dict, or ``None`` if it is nothing of that kind."""
         result = self.plain(value)
         return result if isinstance(result, dict) else None
 
@@ -121,7 +121,7 @@ class Plainer:
         return result
 
     def _set(self, items: Any) -> list[Any]:
-        """Give a set's items in an order that is the same in every process, which that of hashes is not."""
+        """Return a set's items in an order that is the same in every process, which that of hashes is not."""
         try:
             items = sorted(items)
         except TypeError:

@@ -113,7 +113,7 @@ def parse_storage(persistent_id: Any) -> Storage | None:
 
 
 def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:
-    """Say whether the records of an archive, by name, certainly hold this storage: what every storage is asked first.
+    """Return whether the records of an archive, by name, certainly hold this storage: what every storage is asked first.
 
     A quick ``parse_storage``; where it says no, that one knows why.
     """
@@ -209,7 +209,7 @@ def dtype_name(value: Any) -> str | None:
 
 
 def _unwrapped(value: Inert) -> Any:
-    """Give the tensor inside a tensor subclass (``_rebuild_from_type_v2(function, type, args, state)``)."""
+    """Return the tensor inside a tensor subclass (``_rebuild_from_type_v2(function, type, args, state)``)."""
     name, args = type(value).qualname, value.args
     if not name.startswith("_rebuild_from_type") or len(args) < 3:
         return None

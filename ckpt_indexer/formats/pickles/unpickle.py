@@ -163,7 +163,7 @@ _KNOWN: dict[tuple[str, str], type] = {
 
 @functools.lru_cache(maxsize=GLOBALS_MAX)  # making a class takes 15 µs; the frozen ones can be shared between files
 def inert_class(module: str, name: str) -> type:
-    """Give the stand-in for ``module.name``."""
+    """Return the stand-in for ``module.name``."""
     known = _KNOWN.get((module, name))
     if known is not None:
         return known
@@ -173,7 +173,7 @@ def inert_class(module: str, name: str) -> type:
 
 
 def _resolver(found: list[Any], resolve: Callable[[Any], Any] | None) -> Generator[Any, Any, None]:
-    """Give back for each persistent id that is sent what it stands for, and note the id in *found*.
+    """Yield what each persistent id that is sent stands for, and add the id to *found*.
 
     A generator, because to resume one costs a third of a call, and a checkpoint has a thousand.
     """
@@ -223,7 +223,7 @@ def unpickle(stream: IO[bytes], resolve: Callable[[Any], Any] | None = None) -> 
 
 
 def bytes_of(value: Any) -> bytes | None:
-    """Give bytes, also as protocol 2 writes them: ``_codecs.encode(text, 'latin1')``; ``None`` if it is no bytes."""
+    """Return bytes, also as protocol 2 writes them: ``_codecs.encode(text, 'latin1')``; ``None`` if it is no bytes."""
     if isinstance(value, Inert) and type(value).qualname == "encode" and value.args:
         value = value.args[0]
         return value.encode("latin1", "replace") if isinstance(value, str) else None
@@ -231,5 +231,5 @@ def bytes_of(value: Any) -> bytes | None:
 
 
 def is_cut_short(error: Exception) -> bool:
-    """Say whether unpickling failed because the bytes ended."""
+    """Return whether unpickling failed because the bytes ended."""
     return isinstance(error, EOFError) or (isinstance(error, pickle.UnpicklingError) and "truncated" in str(error))

@@ -194,7 +194,7 @@ class ArchiveProof:
         return None
 
     def _is_foreign(self) -> bool:
-        """Say whether something else than torch wrote this archive: it is whole, and most of its entries are unlike."""
+        """Return whether something else than torch wrote this archive: it is whole, and most of its entries are unlike."""
         try:
             archive = Archive(self._file, self._size)
         except FormatProblem:
@@ -319,7 +319,7 @@ class ArchiveProof:
             self._note("data.pkl", "data.pkl", offset, "pickle-damaged", f"{type(error).__name__}: {error}")
 
     def _renamed(self, places: list[Place]) -> list[Place]:
-        """Give the records that nothing asks for the names in front of their data, where these are asked for."""
+        """Return the records that nothing asks for the names in front of their data, where these are asked for."""
         roots = Counted(place.item.name.partition(b"/")[0] for place in places)
         root = roots.most_common(1)[0][0] + b"/"
         wanted = {*_STATIC, *self._asked_for()}
@@ -434,7 +434,7 @@ class ArchiveProof:
 
 
 def _name(item: Item) -> str:
-    """Give a record's name without the archive's root folder."""
+    """Return a record's name without the archive's root folder."""
     return item.name.partition(b"/")[2].decode("utf-8", "backslashreplace")
 
 

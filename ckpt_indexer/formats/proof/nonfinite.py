@@ -89,7 +89,7 @@ def count(data: memoryview | bytes, dtype: str, *, is_big_endian: bool = False) 
 
 
 def _is_finite(bits: np.ndarray[Any, Any], exponent: int) -> bool:
-    """Say whether no element has all bits of its exponent set.
+    """Return whether no element has all bits of its exponent set.
 
     Read as integers those that have are the largest of their sign: as signed ones those without a sign bit, as unsigned
     ones those with it. Two maxima take half the time of masks, whose results have to be written to memory.

@@ -58,7 +58,7 @@ class Pieces:
             self._thread.join()
 
     def take(self, size: int) -> Iterator[memoryview]:
-        """Give the next *size* bytes; all but the last piece have a multiple of ``STEP_BYTES``."""
+        """Return the next *size* bytes; all but the last piece have a multiple of ``STEP_BYTES``."""
         while size:
             held = self._end - self._start
             if held < min(size, STEP_BYTES):
@@ -71,7 +71,7 @@ class Pieces:
             yield memoryview(self._buffer)[self._start - usable : self._start]
 
     def exactly(self, size: int) -> bytes:
-        """Give the next *size* bytes as one."""
+        """Return the next *size* bytes as one."""
         return b"".join([bytes(piece) for piece in self.take(size)])  # each is overwritten by the next
 
     def skip_to(self, position: int) -> None:
@@ -80,7 +80,7 @@ class Pieces:
             pass
 
     def digest(self) -> str | None:
-        """Give the digest of what was read, if one was wanted."""
+        """Return the digest of what was read, if one was wanted."""
         return None if self._digest is None else self._digest.hexdigest()
 
     def _fill(self) -> None:

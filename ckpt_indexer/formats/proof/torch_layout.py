@@ -129,12 +129,12 @@ def parse_entry(data: bytes, position: int) -> Item | None:
 
 
 def data_start(item: Item, alignment: int) -> int:
-    """Give the place of a record's first byte."""
+    """Return the place of a record's first byte."""
     return item.start + len(local_header(item, 4)) + padding_size(item, alignment)
 
 
 def is_chain(items: Iterable[Item], end: int, alignment: int) -> bool:
-    """Say whether each record starts where the one before it ends, the first at 0, and the last ends at *end*."""
+    """Return whether each record starts where the one before it ends, the first at 0, and the last ends at *end*."""
     position = 0
     for item in items:
         if item.start != position:

@@ -66,7 +66,7 @@ class Weights:
             self._place(name, value)
 
     def counter(self, record: str) -> Counter | None:
-        """Give what counts in a record, ``None`` where nothing is to be counted."""
+        """Return what counts in a record, ``None`` where nothing is to be counted."""
         parts = self._parts.get(record, ())
         spans = {part.span for part in parts}
         if not spans:
@@ -100,7 +100,7 @@ class Weights:
                     self.nonfinite.append(NonFinite(part.name, found.nan, found.inf))
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """Give (name, record) of every tensor that has data, those of the weights by their names there."""
+        """Return (name, record) of every tensor that has data, those of the weights by their names there."""
         seen: set[int] = set()
         for name, value in _weights_of(self._root):
             seen.add(id(value))
@@ -131,7 +131,7 @@ class Weights:
 
 
 def _weights_of(root: Any) -> Iterable[tuple[str, Any]]:
-    """Give the weights' tensors by name: those of the state dict, of a module, or all there are."""
+    """Return the weights' tensors by name: those of the state dict, of a module, or all there are."""
     state_dict = find_state_dict(root) if isinstance(root, dict) else state_dict_of_module(root)
     if state_dict is None:
         return ((name, value) for name, value, _ in tensors_below(root))
@@ -159,7 +159,7 @@ def tensors_below(root: Any) -> Iterator[tuple[str, Any, Tensor]]:
 
 
 def _children(value: Any) -> list[tuple[Any, Any]]:
-    """Give what an object holds: (key, or ``None`` where it adds nothing to the path; value)."""
+    """Return what an object holds: (key, or ``None`` where it adds nothing to the path; value)."""
     if isinstance(value, dict):
         return [(key if isinstance(key, str | int) else "?", child) for key, child in dict.items(value)]
     if isinstance(value, list | tuple):
@@ -171,7 +171,7 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _has_data(value: Any) -> bool:
-    """Say whether a tensor without a storage of its own has several (sparse), and is not ``meta``."""
+    """Return whether a tensor without a storage of its own has several (sparse), and is not ``meta``."""
     return isinstance(value, Inert) and "sparse" in type(value).qualname
 
 

@@ -59,7 +59,7 @@ def read_log(file: BinaryIO) -> RunLog:
 
 
 def _records(file: BinaryIO) -> Iterator[bytes]:
-    """Give the records that are whole and have the right sum."""
+    """Return the records that are whole and have the right sum."""
     if file.read(len(_HEADER)) != _HEADER:
         return
     left, used = LOG_MAX, len(_HEADER)

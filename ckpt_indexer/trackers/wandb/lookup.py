@@ -98,7 +98,7 @@ class Lookup:
         self.close()
 
     def get(self, run: RunPath) -> Run | None:
-        """Give what is known of *run* now; what is not known, or old, will be asked for."""
+        """Return what is known of *run* now; what is not known, or old, will be asked for."""
         if not all(_NAME.fullmatch(part) for part in run if part is not None):
             return None
         cached = self._read(run)
@@ -267,7 +267,7 @@ class Lookup:
 
 
 def default_cache_dir(environment: Mapping[str, str] = os.environ) -> str:
-    """Give the place for the cache (XDG Base Directory Specification)."""
+    """Return the place for the cache (XDG Base Directory Specification)."""
     base = environment.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):
         base = os.path.join(os.path.expanduser("~"), ".cache")

@@ -88,7 +88,7 @@ class Run(msgspec.Struct, kw_only=True):
 
     @property
     def run_path(self) -> RunPath | None:
-        """Say how to ask the API for it, if that is known."""
+        """Return how to ask the API for it, if that is known."""
         return None if self.project is None else RunPath(self.entity, self.project, self.id)
 
 
@@ -107,7 +107,7 @@ class Reads(Protocol):
 
 
 def parse_run_folder(name: str) -> tuple[str, str] | None:
-    """Give the time (the training machine's local one) and the run id in a run folder's name.
+    """Return the time (the training machine's local one) and the run id in a run folder's name.
 
     >>> parse_run_folder("offline-run-20261121_070633-el1e2may")
     ('20261121_070633', 'el1e2may')
@@ -119,7 +119,7 @@ def parse_run_folder(name: str) -> tuple[str, str] | None:
 
 
 def is_own_file(path: str) -> bool:
-    """Say whether the file at *path* is wandb's record of a run, and no configuration of anybody's.
+    """Return whether the file at *path* is wandb's record of a run, and no configuration of anybody's.
 
     >>> is_own_file("a/wandb/run-20261121_070633-el1e2may/files/config.yaml"), is_own_file("a/files/config.yaml")
     (True, False)
@@ -178,7 +178,7 @@ def find_run(path: str, listed: Mapping[str, Mapping[str, Sequence[str]]], *, ho
 
 
 def belongs(run: Run, path: str, mtime_ns: int) -> bool:
-    """Say whether the run that was found for the checkpoint at *path* can have written it.
+    """Return whether the run that was found for the checkpoint at *path* can have written it.
 
     Its path may say so (rules 1 and 2). Otherwise the run must be known to have begun before: somebody trained here
     without wandb first.
@@ -249,7 +249,7 @@ def read_run(root: str, folders: Sequence[str], fingerprint: Fingerprint, reads:
 
 
 def metrics_at(run: Run, *, epoch: int | None, global_step: int | None, batches: int | None) -> dict[str, float]:
-    """Give what was logged for the weights of the checkpoint saved at *epoch* and *global_step*.
+    """Return what was logged for the weights of the checkpoint saved at *epoch* and *global_step*.
 
     Lightning logs a batch, and the validation after it, under the number of batches that stepped *before* it: what
     belongs to a checkpoint stands one below its step. That holds only where each batch is one step, so *batches*, the
@@ -270,7 +270,7 @@ def metrics_at(run: Run, *, epoch: int | None, global_step: int | None, batches:
 
 
 def unwrap_config(document: Any) -> dict[str, Any]:
-    """Give the configuration in a ``config.yaml`` of wandb's, or in what its API answers.
+    """Return the configuration in a ``config.yaml`` of wandb's, or in what its API answers.
 
     >>> unwrap_config({"wandb_version": 1, "_wandb": {"value": {}}, "lr": {"desc": None, "value": 0.1}})
     {'lr': 0.1}
