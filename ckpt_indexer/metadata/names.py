@@ -189,7 +189,7 @@ def _own_name(path: str) -> str:
 
 
 def _without_literal(key: str) -> str:
-    """Return the name without the literal that a template puts before a field of the same name: ``loss_val/loss``, ``epoch_epoch``."""
+    """Return the name without the literal that a template puts before it: ``loss_val/loss``, ``epoch_epoch``."""
     for at in (match.start() for match in re.finditer("_", key)):
         literal, field = key[:at], key[at + 1 :]
         if field and last_part(field) == literal.rpartition("_")[2]:

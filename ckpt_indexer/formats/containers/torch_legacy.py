@@ -16,9 +16,8 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from ckpt_indexer.formats.facts import FormatProblem
-from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, Storage, parse_storage
+from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, VALUE_BYTES_MAX, Storage, parse_storage
 from ckpt_indexer.formats.pickles.unpickle import TensorRef, Unpickled, unpickle
-from ckpt_indexer.formats.pickles.values import VALUE_BYTES_MAX
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

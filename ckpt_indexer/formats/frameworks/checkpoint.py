@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.formats.facts import NO_STATE_DICT, CallbackFacts, Facts, MonitorState, TensorFacts
 from ckpt_indexer.formats.pickles.modules import state_dict_of_module
-from ckpt_indexer.formats.pickles.plain import Fetch, Plainer, text
+from ckpt_indexer.formats.pickles.plain import Plainer, text
 from ckpt_indexer.formats.pickles.tensors import ELEMENTS_MAX, ITEM_BYTES, Storage, Tensor, parse_tensor, shape_of
 from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ckpt_indexer.formats.pickles.values import Fetch
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
 CALLBACKS_MAX = 200

@@ -20,11 +20,13 @@ from __future__ import annotations
 import datetime as dt
 import math
 import struct
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckpt_indexer.formats.pickles.tensors import Tensor, parse_tensor
+from ckpt_indexer.formats.pickles.tensors import parse_tensor
 from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
+
+if TYPE_CHECKING:
+    from ckpt_indexer.formats.pickles.values import Fetch
 
 NODES_MAX = 5_000  # a large Hydra config has about 500
 DEPTH_MAX = 32
@@ -34,7 +36,6 @@ INT_BITS_MAX = 63  # what every JSON and msgpack reader takes; larger ones are w
 ARRAY_MAX = 64  # elements of a numpy array worth writing out
 CUT = "…"
 
-Fetch = Callable[[Tensor], float | int | bool | None]  # gives a one-element tensor's value
 _TENSORS = (TensorRef, TypedTensorRef, ParameterRef)
 _NUMPY_CODES = {
     "f2": "e",

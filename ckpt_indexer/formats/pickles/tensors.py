@@ -22,11 +22,11 @@ from ckpt_indexer.formats.pickles.unpickle import (
     bytes_of,
     unpickle,
 )
-from ckpt_indexer.formats.pickles.values import VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+VALUE_BYTES_MAX = 16  # a 0-d tensor's storage; one shared with others may be larger
 DIMENSIONS_MAX = 64  # torch's own limit on a tensor's dimensions
 ELEMENTS_MAX = 1 << 62  # beyond any address space: a lie
 
@@ -113,7 +113,7 @@ def parse_storage(persistent_id: Any) -> Storage | None:
 
 
 def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:
-    """Return whether the records of an archive, by name, certainly hold this storage: what every storage is asked first.
+    """Return whether the records of an archive, by name, certainly hold this storage: asked first of each.
 
     A quick ``parse_storage``; where it says no, that one knows why.
     """

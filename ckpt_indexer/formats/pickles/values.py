@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ckpt_indexer.formats.pickles.tensors import VALUE_BYTES_MAX, Tensor
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ckpt_indexer.formats.pickles.tensors import Storage
 
-    from ckpt_indexer.formats.pickles.plain import Fetch
-    from ckpt_indexer.formats.pickles.tensors import Storage, Tensor
-
-VALUE_BYTES_MAX = 16  # a 0-d tensor's storage; one shared with others may be larger
+Fetch = Callable[[Tensor], float | int | bool | None]  # returns a one-element tensor's value
 FETCHES_MAX = 256  # tensors read by value; a checkpoint with save_top_k=50 has about 55
 _STRUCT_CODES = {
     "float64": "d",

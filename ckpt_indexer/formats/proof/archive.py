@@ -194,7 +194,7 @@ class ArchiveProof:
         return None
 
     def _is_foreign(self) -> bool:
-        """Return whether something else than torch wrote this archive: it is whole, and most of its entries are unlike."""
+        """Return whether another writer than torch made this archive: it is whole, and most of its entries differ."""
         try:
             archive = Archive(self._file, self._size)
         except FormatProblem:
