@@ -26,6 +26,8 @@ from ckpt_indexer.formats.pickles.tensors import parse_tensor
 from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckpt_indexer.formats.pickles.values import Fetch
 
 NODES_MAX = 5_000  # a large Hydra config has about 500
