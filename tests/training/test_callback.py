@@ -32,7 +32,9 @@ from ckpt_indexer.errors import IndexMissing, SidecarInvalid
 from ckpt_indexer.formats.frameworks.checkpoint import EMBEDDED_KEY
 from ckpt_indexer.model import Monitor
 from ckpt_indexer.passes.indexer import Indexer
-from ckpt_indexer.training.callback import MetadataCallback, fetch_numbers
+from ckpt_indexer.training import run_facts, writer
+from ckpt_indexer.training.callback import MetadataCallback
+from ckpt_indexer.training.run_facts import fetch_numbers
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, wait_for
 from tests.samples import Data, Interrupt, Interrupted, SaveByHand, Tiny, saver
 
@@ -307,7 +309,7 @@ def test_a_checkpoint_that_is_written_later_is_indexed_when_it_stands(root: Path
 
     def release() -> None:
         wait_for(
-            lambda: [path for path, each in callback._writer._pending.items() if each.delay_s > ours.RETRY_FIRST_S]
+            lambda: [path for path, each in callback._writer._pending.items() if each.delay_s > writer.RETRY_FIRST_S]
         )
         seen.append(set(indexed(root)))
         disk.allowed.release(9)
@@ -383,7 +385,7 @@ def children() -> set[str]:
 def test_more_paths_than_the_queue_holds_are_found_in_their_folders(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "PENDING_MAX", 2)
+    monkeypatch.setattr(writer, "PENDING_MAX", 2)
     fit(root / "exp", [saver(root / "exp", save_top_k=-1, save_last=True), MetadataCallback(outputs_dir=root)])
     assert len(entries(root)) == 6
     assert index_equals_disk(root)
@@ -526,7 +528,7 @@ def test_where_no_configuration_stands_above_hydra_names_it(
     config = tmp_path / place / ".hydra" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.touch()
-    monkeypatch.setattr(ours, "_hydra_run", lambda: ours._HydraRun(str(tmp_path), str(config)))
+    monkeypatch.setattr(ours, "hydra_run", lambda: run_facts.HydraRun(str(tmp_path), str(config)))
     callback = MetadataCallback(outputs_dir="outputs")
     run = fit(root / "exp", [saver(root / "exp", save_weights_only=True), callback], max_epochs=1)
     expected = "hydra/.hydra/config.yaml" if place == "outputs/hydra" else str(config)
@@ -571,11 +573,11 @@ def break_schema(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Any) -> None:
         raise SidecarInvalid(reason="refused")
 
-    monkeypatch.setattr(ours, "parse_sidecar", refuse)
+    monkeypatch.setattr(writer, "parse_sidecar", refuse)
 
 
 def break_metrics(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "fetch_numbers", lambda _: 1 / 0)
+    monkeypatch.setattr(run_facts, "fetch_numbers", lambda _: 1 / 0)
 
 
 def break_wrapping(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
