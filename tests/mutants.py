@@ -1,7 +1,7 @@
 """Random mutants of the pure rooms, and whether the tests notice: ``python -m tests.mutants --count 200 --seed 1``.
 
 Each mutant changes one thing in a copy of the project (a comparison, a boundary, a number, an *and*, a *not*, what is
-returned) and runs the tests of that room, which end at the first failure. Not part of the suite: 200 take about an hour of
+returned) and runs the tests of that room, which end at the first failure. Not part of the suite: 200 take an hour of
 one core. Prints one JSON line for each mutant and, last, the survivors.
 """
 
