@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.formats.facts import Facts
     from ckpt_indexer.metadata.schema import Document
-    from ckpt_indexer.model import Fingerprint
-    from ckpt_indexer.passes.scan import Found, Stamp
-    from ckpt_indexer.passes.twins import TwinScore
+    from ckpt_indexer.model import Fingerprint, Stamp, TwinScore
+    from ckpt_indexer.passes.scan import Found
     from ckpt_indexer.trackers.wandb.run import Run, RunPath
 
     LookUp = Callable[[RunPath], Run | None]
