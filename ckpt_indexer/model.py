@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -92,12 +92,32 @@ class Twin(msgspec.Struct, frozen=True, gc=False):
     is_selected: bool = False  # the checkpoint itself says that it was selected by that metric
 
 
+class TwinScore(NamedTuple):
+    """A score, and the key of the checkpoint whose own it is."""
+
+    monitor: Monitor
+    path: str
+
+
 class OtherSidecar(msgspec.Struct, frozen=True, gc=False):
     """A sidecar under the name that other programs give it: ``best.metadata.yaml`` beside ``best.ckpt``."""
 
     path: str  # relative to the root
     fingerprint: Fingerprint
     is_shared: bool = False  # several checkpoints beside it could be the one it is about
+
+
+# A pass builds one stamp for each checkpoint: were the garbage collector told of them, it would go through all of them
+# several times in each pass, a third of its time.
+class Stamp(msgspec.Struct, frozen=True, gc=False):
+    """Everything that an entry depends on and that a ``stat`` can tell: equal stamps, equal entry."""
+
+    fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
+    link_target: str | None = None  # as in the entry
+    sidecar: Fingerprint | None = None
+    config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+    run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
+    other: OtherSidecar | None = None  # a sidecar under another program's name
 
 
 class Health(msgspec.Struct, kw_only=True, gc=False):

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ckpt_indexer import read_index
 from ckpt_indexer.cli.sync import sync
-from ckpt_indexer.passes.scan import scan, stamp_of
+from ckpt_indexer.metadata.entry import stamp_of
+from ckpt_indexer.passes.scan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

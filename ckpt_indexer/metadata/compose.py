@@ -6,7 +6,7 @@ Pure and deterministic: the same inputs give the same document, byte for byte, o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from pydantic import BaseModel
@@ -26,11 +26,12 @@ from ckpt_indexer.metadata.schema import (
     Metrics,
     Model,
     Source,
+    Tier,
     Training,
     TwinPart,
 )
 from ckpt_indexer.metadata.score import Score, find_score
-from ckpt_indexer.model import RULES, Fingerprint, to_float, utc_text
+from ckpt_indexer.model import RULES, Fingerprint, TwinScore, to_float, utc_text
 from ckpt_indexer.paths import place_of
 from ckpt_indexer.trackers.wandb.run import Run, metrics_at
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.formats.facts import Facts
-    from ckpt_indexer.passes.twins import TwinScore
 
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
@@ -57,6 +57,29 @@ class Config(msgspec.Struct):
     fingerprint: Fingerprint
 
 
+class _Tiers(NamedTuple):
+    """What each tier says of one checkpoint."""
+
+    names: list[str]  # of the checkpoint; of a link its target's first
+    in_names: NameFacts
+    facts: Facts  # tier 3
+    embedded: Embedded | None  # 2
+    config: Config | None  # 4
+    run: Run | None  # 5
+
+    @property
+    def told(self) -> Embedded:
+        return self.embedded or Embedded()
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {} if self.config is None else self.config.content
+
+    @property
+    def logged_config(self) -> dict[str, Any]:
+        return {} if self.run is None else self.run.config
+
+
 def compose(
     *,
     key: str,
@@ -67,98 +90,127 @@ def compose(
     run: Run | None = None,
     twin: TwinScore | None = None,
 ) -> Document:
-    """Make a checkpoint's document.
+    """Build a checkpoint's document.
 
     From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
     *twin* is the score of another checkpoint that is the same save; it counts where this one has none of its own.
     """
-    content = config.content if config is not None else {}
-    logged_to = run or Run(id="")
-    embedded = parse_embedded(facts.embedded)
-    told = embedded or Embedded()
-    sources: dict[str, Source] = {"training": "checkpoint" if embedded is None else "embedded"}
-    exp_name = find_text(content, "exp_name", "experiment_name")
-    sources["exp_name"] = "embedded" if told.exp_name else "config" if exp_name else "path"
-    named = _named([key] if link_target is None else [link_target, key])
-    if (
-        embedded is None
-        and facts.epoch is None
-        and facts.global_step is None
-        and (named.epoch, named.step) != (None, None)
-    ):
-        sources["training"] = "name"
-    configured = find_text(content, "logger.wandb.id", "wandb.id")
-    metrics, score, sources["metrics"] = _metrics(key, link_target, facts, told, logged_to, named)
-    whose = None
-    if score.value is None and twin is not None and score.monitor in (None, twin.monitor.name):
-        whose = TwinPart(path=twin.path, is_selected=score.monitor is not None)
-        name = twin.monitor.name
-        score = Score(name, twin.monitor.mode or score.mode, to_float(twin.monitor.value), score.state)
-        _put(metrics, name, score.value, is_monitor=True)
-        sources["score"] = "twin"
-    model, sources["model"] = _model(facts, content, logged_to.config)
-    if config is not None:
-        sources["hydra_config_path"] = "config"
-    elif told.config_path is not None:
-        sources["hydra_config_path"] = "embedded"
-    if told.wandb_run_id is not None:
-        sources["wandb_run_id"] = "embedded"
-    elif run is not None:
-        sources["wandb_run_id"] = "wandb"
-    elif configured is not None:
-        sources["wandb_run_id"] = "config"
-    max_epochs = [
-        told.max_epochs,
-        *(find_int(c, "trainer.max_epochs", "max_epochs") for c in (content, logged_to.config)),
-    ]
+    names = [key] if link_target is None else [link_target, key]
+    tiers = _Tiers(names, _named(names), facts, parse_embedded(facts.embedded), config, run)
+    metrics, score, metrics_source = _metrics(tiers)
+    score, score_of = _with_twin(score, twin, metrics)
+    model, model_source = _model(tiers)
+    checkpointing, checkpointing_source = _checkpointing(tiers, score)
+    exp_name, exp_name_source = _exp_name(tiers)
+    config_path, config_path_source = _config_path(tiers)
+    run_id, run_id_source = _run_id(tiers)
+    training, training_source = _training(tiers)
+    sources: dict[str, Source | None] = {
+        "training": training_source,
+        "exp_name": exp_name_source,
+        "metrics": metrics_source,
+        "score": None if score_of is None else "twin",
+        "model": model_source,
+        "hydra_config_path": config_path_source,
+        "wandb_run_id": run_id_source,
+        "checkpointing": checkpointing_source,
+    }
+    known_sources = {part: source for part, source in sources.items() if source is not None}
     return fit(
         Document(
             checkpoint_path=key,
-            exp_name=told.exp_name or exp_name or place_of(key).experiment.rpartition("/")[2],
+            exp_name=exp_name,
             created_at=utc_text(fingerprint[1]).removesuffix("Z"),
-            training=Training(
-                epoch=named.epoch if facts.epoch is None else facts.epoch,
-                global_step=named.step if facts.global_step is None else facts.global_step,
-                training_phase=told.training_phase or find_text(content, "training_phase") or "training",
-                max_epochs=next((number for number in max_epochs if number is not None), None),
-            ),
+            training=training,
             model=model,
             metrics=metrics,
-            checkpointing=_checkpointing(score, content, told, sources),
-            hydra_config_path=told.config_path if config is None else config.path,
-            wandb_run_id=told.wandb_run_id or logged_to.id or configured,
-            indexer=Indexer(
-                version=__version__,
-                rules=RULES,
-                fingerprint=fingerprint,
-                config_fingerprint=config.fingerprint if config is not None else None,
-                wandb_fingerprint=logged_to.fingerprint,
-                source="embedded"
-                if embedded is not None
-                else "config"
-                if facts.problem is not None and config is not None
-                else "checkpoint",
-                sources=sources,
-                format=facts.format,
-                problem=DocumentProblem(code=facts.problem.code, message=facts.problem.message)
-                if facts.problem
-                else None,
-                monitor_value=score.value,
-                twin=whose,
-                lightning_version=facts.lightning_version,
-                parameters=facts.parameters,
-                tensors=None if facts.tensors is None else len(facts.tensors),
-                has_optimizer=facts.has_optimizer,
-                content_id=facts.content_id,
-                weights_id=facts.weights_id,
-                hyper_parameters=facts.hyper_parameters,
-                datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
-                callbacks=[{"name": c.name, **c.parameters} for c in facts.callbacks[:CALLBACKS_MAX]],
-                file_metadata=facts.file_metadata,
-                warnings=facts.warnings[:20],
-            ),
+            checkpointing=checkpointing,
+            hydra_config_path=config_path,
+            wandb_run_id=run_id,
+            indexer=_indexer_part(tiers, fingerprint, known_sources, score.value, score_of),
         )
     )
+
+
+def _indexer_part(
+    tiers: _Tiers, fingerprint: Fingerprint, sources: dict[str, Source], score: float | None, score_of: TwinPart | None
+) -> Indexer:
+    """Build what stands under ``indexer``: *sources* of the other parts, the score, the facts that have no part."""
+    facts, problem = tiers.facts, tiers.facts.problem
+    source: Tier = "checkpoint"
+    if tiers.embedded is not None:
+        source = "embedded"
+    elif problem is not None and tiers.config is not None:
+        source = "config"
+    return Indexer(
+        version=__version__,
+        rules=RULES,
+        fingerprint=fingerprint,
+        config_fingerprint=None if tiers.config is None else tiers.config.fingerprint,
+        wandb_fingerprint=None if tiers.run is None else tiers.run.fingerprint,
+        source=source,
+        sources=sources,
+        format=facts.format,
+        problem=None if problem is None else DocumentProblem(code=problem.code, message=problem.message),
+        monitor_value=score,
+        twin=score_of,
+        lightning_version=facts.lightning_version,
+        parameters=facts.parameters,
+        tensors=None if facts.tensors is None else len(facts.tensors),
+        has_optimizer=facts.has_optimizer,
+        content_id=facts.content_id,
+        weights_id=facts.weights_id,
+        hyper_parameters=facts.hyper_parameters,
+        datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
+        callbacks=[{"name": each.name, **each.parameters} for each in facts.callbacks[:CALLBACKS_MAX]],
+        file_metadata=facts.file_metadata,
+        warnings=facts.warnings[:20],
+    )
+
+
+def _training(tiers: _Tiers) -> tuple[Training, Source]:
+    """Read how far training had come: the checkpoint's own counts, else the numbers in its name."""
+    facts, named, told = tiers.facts, tiers.in_names, tiers.told
+    max_epochs = [
+        told.max_epochs,
+        *(find_int(c, "trainer.max_epochs", "max_epochs") for c in (tiers.content, tiers.logged_config)),
+    ]
+    source: Source = "checkpoint"
+    if tiers.embedded is not None:
+        source = "embedded"
+    elif facts.epoch is None and facts.global_step is None and (named.epoch, named.step) != (None, None):
+        source = "name"
+    training = Training(
+        epoch=named.epoch if facts.epoch is None else facts.epoch,
+        global_step=named.step if facts.global_step is None else facts.global_step,
+        training_phase=told.training_phase or find_text(tiers.content, "training_phase") or "training",
+        max_epochs=next((number for number in max_epochs if number is not None), None),
+    )
+    return training, source
+
+
+def _exp_name(tiers: _Tiers) -> tuple[str, Source]:
+    if tiers.told.exp_name:
+        return tiers.told.exp_name, "embedded"
+    if configured := find_text(tiers.content, "exp_name", "experiment_name"):
+        return configured, "config"
+    return place_of(tiers.names[-1]).experiment.rpartition("/")[2], "path"
+
+
+def _config_path(tiers: _Tiers) -> tuple[str | None, Source | None]:
+    if tiers.config is not None:
+        return tiers.config.path, "config"
+    return tiers.told.config_path, None if tiers.told.config_path is None else "embedded"
+
+
+def _run_id(tiers: _Tiers) -> tuple[str | None, Source | None]:
+    """Find the id of the Weights & Biases run."""
+    configured = find_text(tiers.content, "logger.wandb.id", "wandb.id")
+    if tiers.told.wandb_run_id is not None:
+        return tiers.told.wandb_run_id or (tiers.run and tiers.run.id) or configured, "embedded"
+    if tiers.run is not None:
+        return tiers.run.id or configured, "wandb"
+    return configured, None if configured is None else "config"
 
 
 def overlay(made: Document, written: Document) -> Document:
@@ -208,40 +260,59 @@ def _named(names: list[str]) -> NameFacts:
     )
 
 
-def _metrics(
-    key: str, link_target: str | None, facts: Facts, embedded: Embedded, run: Run, in_name: NameFacts
-) -> tuple[Metrics, Score, Source]:
+def _metrics(tiers: _Tiers) -> tuple[Metrics, Score, Source]:
     """Collect a checkpoint's own metrics: those it carries, its score, the numbers in its name, in this order."""
-    names = [key] if link_target is None else [link_target, key]
-    written = {name: value for group in facts.metrics.values() for name, value in group.items()} | embedded.metrics
-    in_run = metrics_at(run, epoch=facts.epoch, global_step=facts.global_step, batches=facts.batches)
-    logged = {**in_run, **written}
-    named = in_name.metrics
-    # A name may have a monitor's last part only: "hmean" where "val/hmean" was monitored.
-    monitored = {
-        s.monitor: v for s in facts.monitors if s.monitor and (v := named.get(last_part(s.monitor))) is not None
-    }
-    score = find_score(names, facts, {**monitored, **named, **logged})
-    if (monitor := embedded.monitor) is not None:
-        score = Score(monitor.name, monitor.mode, monitor.value, score.state)
-    if score.value is None and score.monitor is not None and embedded.monitor is None:
-        canonical = canonical_name(score.monitor)
-        own = [value for name, value in logged.items() if canonical is not None and canonical_name(name) == canonical]
-        if len(own) == 1:
-            score = score._replace(value=own[0])
-    if score.monitor is None and len(named) == 1:
-        ((name, value),) = named.items()
-        score = Score(name, None, value)
-    known = {**named, **logged}
+    facts, told = tiers.facts, tiers.told
+    carried = {name: value for group in facts.metrics.values() for name, value in group.items()} | told.metrics
+    in_run = {}
+    if tiers.run is not None:
+        in_run = metrics_at(tiers.run, epoch=facts.epoch, global_step=facts.global_step, batches=facts.batches)
+    logged = {**in_run, **carried}
+    score = _score(tiers, logged)
+    known = {**tiers.in_names.metrics, **logged}
     if score.monitor is not None and score.value is not None:
         known[score.monitor] = score.value
     metrics = Metrics()
     for name, value in known.items():
         _put(metrics, name, value, is_monitor=name == score.monitor)
     source: Source = "wandb" if in_run else "name"
-    if written or (score.state and score.value is not None):
+    if carried or (score.state and score.value is not None):
         source = "checkpoint"
-    return metrics, score, "embedded" if embedded.metrics or embedded.monitor else source
+    return metrics, score, "embedded" if told.metrics or told.monitor else source
+
+
+def _score(tiers: _Tiers, logged: Mapping[str, float]) -> Score:
+    """Find the checkpoint's score; *logged* are the metrics that were written down with it, in it or in its run."""
+    in_names, monitor = tiers.in_names.metrics, tiers.told.monitor
+    # A name may have a monitor's last part only: "hmean" where "val/hmean" was monitored.
+    monitored = {
+        state.monitor: value
+        for state in tiers.facts.monitors
+        if state.monitor and (value := in_names.get(last_part(state.monitor))) is not None
+    }
+    score = find_score(tiers.names, tiers.facts, {**monitored, **in_names, **logged})
+    if monitor is not None:
+        score = Score(monitor.name, monitor.mode, monitor.value, score.state)
+    elif score.value is None and score.monitor is not None:
+        canonical = canonical_name(score.monitor)
+        own = [value for name, value in logged.items() if canonical is not None and canonical_name(name) == canonical]
+        if len(own) == 1:
+            score = score._replace(value=own[0])
+    if score.monitor is None and len(in_names) == 1:
+        ((name, value),) = in_names.items()
+        score = Score(name, None, value)
+    return score
+
+
+def _with_twin(score: Score, twin: TwinScore | None, metrics: Metrics) -> tuple[Score, TwinPart | None]:
+    """Use the twin's score where there is no own one, and write it into *metrics*; return also whose it is."""
+    if score.value is not None or twin is None or score.monitor not in (None, twin.monitor.name):
+        return score, None
+    part = TwinPart(path=twin.path, is_selected=score.monitor is not None)
+    name = twin.monitor.name
+    score = Score(name, twin.monitor.mode or score.mode, to_float(twin.monitor.value), score.state)
+    _put(metrics, name, score.value, is_monitor=True)
+    return score, part
 
 
 def _value_of(metrics: Metrics, name: str) -> float | None:
@@ -275,9 +346,10 @@ def canonical_name(name: str) -> str | None:
     return None if name == "loss" else _CANONICAL.get(name)
 
 
-def _model(facts: Facts, content: Mapping[str, Any], in_run: Mapping[str, Any]) -> tuple[Model, Source]:
+def _model(tiers: _Tiers) -> tuple[Model, Source]:
     """Read the model from the config, else the hyper-parameters, else the run's, else the tensors' names and shapes."""
-    model = model_part(dict(content))
+    facts, in_run = tiers.facts, tiers.logged_config
+    model = model_part(dict(tiers.content))
     source: Source = "config" if _known(model.model_dump()) else "checkpoint"
     for fallback in (facts.hyper_parameters, in_run):
         if fallback:
@@ -294,20 +366,18 @@ def _model(facts: Facts, content: Mapping[str, Any], in_run: Mapping[str, Any]) 
     return model, source
 
 
-def _checkpointing(
-    score: Score, content: dict[str, Any], embedded: Embedded, sources: dict[str, Source]
-) -> Checkpointing:
-    """Say how the checkpoint was selected: by the callback's own state, the rest from the config."""
-    parts = checkpointing_parts(content)
+def _checkpointing(tiers: _Tiers, score: Score) -> tuple[Checkpointing, Source]:
+    """Read how the checkpoint was selected: from the callback's own state, the rest from the config."""
+    parts = checkpointing_parts(tiers.content)
     part = next((each for each in parts if each.monitor == score.monitor), parts[0] if parts else Checkpointing())
-    sources["checkpointing"] = "config" if _known(part.model_dump()) else "checkpoint"
+    source: Source = "config" if _known(part.model_dump()) else "checkpoint"
     if score.monitor is not None:
         if part.monitor != score.monitor:
             part = Checkpointing(monitor=score.monitor)  # the config's settings are another callback's
         if score.mode in ("min", "max"):
             part.mode = score.mode  # type: ignore[assignment]
-        sources["checkpointing"] = "checkpoint"
-    if (told := embedded.checkpointing) is not None:
+        source = "checkpoint"
+    if (told := tiers.told.checkpointing) is not None:
         part.save_top_k, part.save_last = told.save_top_k, None if told.save_last is None else bool(told.save_last)
-        sources["checkpointing"] = "embedded"
-    return part
+        source = "embedded"
+    return part, source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Twin, to_number, utc_text
+from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Stamp, Twin, to_number, utc_text
 from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
@@ -59,6 +59,28 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     entry.content_id = indexer.content_id
     entry.weights_id = indexer.weights_id
     return entry
+
+
+def stamp_of(entry: Entry) -> Stamp:
+    """Return the stamp that an entry was made from."""
+    path, fingerprint = entry.config_path, entry.config_fingerprint
+    config = (path, fingerprint) if path is not None and fingerprint is not None else None
+    path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
+    run = (path, fingerprint) if path is not None and fingerprint is not None else None
+    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
+
+
+def write_stamp(entry: Entry, stamp: Stamp) -> None:
+    """Write into *entry* the files that it was made from: ``stamp_of`` then returns *stamp*.
+
+    The fingerprint and the link's target are the entry's own from its beginning.
+    """
+    entry.metadata_fingerprint = stamp.sidecar
+    entry.other_sidecar = stamp.other
+    if stamp.config is not None:
+        entry.config_path, entry.config_fingerprint = stamp.config
+    if stamp.run is not None:
+        entry.wandb_path, entry.wandb_fingerprint = stamp.run
 
 
 def _known(name: str) -> str | None:

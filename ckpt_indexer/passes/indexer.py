@@ -19,11 +19,11 @@ import structlog
 from ckpt_indexer import paths
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.metadata.entry import bare_entry
-from ckpt_indexer.model import RULES, Entry, Problem
+from ckpt_indexer.metadata.entry import bare_entry, stamp_of
+from ckpt_indexer.model import RULES, Entry, Problem, Stamp
 from ckpt_indexer.passes.examine import Examined, Examiner
 from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile
-from ckpt_indexer.passes.scan import Found, Stamp, scan, stamp_of
+from ckpt_indexer.passes.scan import Found, scan
 from ckpt_indexer.passes.twins import Twins
 from ckpt_indexer.tree.local import remove_temporary
 

@@ -13,8 +13,8 @@ from ckpt_indexer import paths
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from ckpt_indexer.model import Fingerprint
-    from ckpt_indexer.passes.scan import Found, Snapshot, Stamp
+    from ckpt_indexer.model import Fingerprint, Stamp
+    from ckpt_indexer.passes.scan import Found, Snapshot
 
 
 FEW = 32  # places; a text is compared with so many in the time that looking up its folders takes

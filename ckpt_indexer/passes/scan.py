@@ -1,7 +1,7 @@
-"""What is on disk now: a walk over some places of the tree, giving a stamp for every checkpoint in them.
+"""What is on disk now: a walk over some places of the tree, with a stamp for every checkpoint in them.
 
-A *stamp* holds everything that an entry depends on and that a ``stat`` can tell: equal stamps, equal entry. A scan
-opens no file, follows no link out of the tree, and tells apart what is not there from what could not be looked at.
+A scan opens no file, follows no link out of the tree, and tells apart what is not there from what could not be looked
+at.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import msgspec
 from msgspec.structs import replace
 
 from ckpt_indexer import paths
-from ckpt_indexer.model import Fingerprint, OtherSidecar
+from ckpt_indexer.model import Fingerprint, OtherSidecar, Stamp
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    from ckpt_indexer.model import Entry
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -32,33 +30,6 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 # other error may pass, and must not look like a change.
 _OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 _BESIDE = (*paths.OTHER_SIDECAR_ENDS, *paths.OWN_CONFIG_ENDS)
-
-
-# A pass makes one stamp for each checkpoint. The garbage collector is not told of them (``gc=False``): it would go
-# through all of them several times in each pass, a third of its time, and texts and numbers hold no cycle to be found.
-
-
-class Stamp(msgspec.Struct, frozen=True, gc=False):
-    """What decides whether a checkpoint has to be looked at again."""
-
-    fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
-    link_target: str | None = None  # as in the entry
-    sidecar: Fingerprint | None = None
-    config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
-    run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
-    other: OtherSidecar | None = None  # a sidecar under another program's name
-
-
-def stamp_of(entry: Entry) -> Stamp:
-    """Give the stamp that an entry was made from.
-
-    It holds everything an entry depends on: equal stamps, equal entry.
-    """
-    path, fingerprint = entry.config_path, entry.config_fingerprint
-    config = (path, fingerprint) if path is not None and fingerprint is not None else None
-    path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
-    run = (path, fingerprint) if path is not None and fingerprint is not None else None
-    return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):

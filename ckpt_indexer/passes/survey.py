@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.passes.reconcile import Plan, reconcile
-from ckpt_indexer.passes.scan import Found, scan, stamp_of
+from ckpt_indexer.passes.scan import Found, scan
 from ckpt_indexer.paths import SUFFIXES
 
 if TYPE_CHECKING:

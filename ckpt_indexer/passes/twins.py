@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckpt_indexer.model import to_float
+from ckpt_indexer.model import TwinScore, to_float
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry, Monitor
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 _Group = tuple[str, str, int | None]  # experiment, what they have in common, step
 SAME_SCORE = 1e-3  # relative: a score that was read from a file's name is rounded
 MEMBERS_MAX = 64  # of a group, on either side; a thousand copies of one file are no thousand saves
-
-
-class TwinScore(NamedTuple):
-    """A score, and the key of the checkpoint whose own it is."""
-
-    monitor: Monitor
-    path: str
 
 
 class _Lacking(NamedTuple):

@@ -40,6 +40,14 @@ def fingerprint_of(status: os.stat_result) -> Fingerprint:
     return (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
+def fingerprint_at(folder_fd: int, name: str) -> Fingerprint | None:
+    """Return the fingerprint of what stands at *name*, a link itself and not its target; ``None`` if nothing does."""
+    try:
+        return fingerprint_of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
 def check_root(root: str) -> None:
     """Refuse a root that cannot be one.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ckpt_indexer.passes.scan import Stamp
+    from ckpt_indexer.model import Stamp
 
 PER_EXPERIMENT = 5  # checkpoints, in two folders: the experiment's and its "checkpoints"
 FULL = 50_000  # checkpoints of the target: 20,000 folders

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_indexer import paths
+from ckpt_indexer.model import Stamp
 from ckpt_indexer.passes.reconcile import FEW, Scope, places_linked_to, reconcile
-from ckpt_indexer.passes.scan import Found, Snapshot, Stamp
+from ckpt_indexer.passes.scan import Found, Snapshot
 from ckpt_indexer.watch.events.hints import EVERYTHING, HINTS_MAX, Hints
 
 KEYS = st.sampled_from(["a.ckpt", "x/a.ckpt", "x/b.ckpt", "x/y/a.ckpt", "xy/a.ckpt"])

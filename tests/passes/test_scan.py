@@ -7,7 +7,8 @@ import gc
 import os
 from typing import TYPE_CHECKING
 
-from ckpt_indexer.passes.scan import Found, Stamp, scan
+from ckpt_indexer.model import Stamp
+from ckpt_indexer.passes.scan import Found, scan
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:

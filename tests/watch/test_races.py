@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
-from ckpt_indexer.passes.examine import Examiner
+from ckpt_indexer.passes.evidence import EvidenceReader
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.sandbox.owner import Reader
@@ -204,7 +204,7 @@ def test_a_file_overwritten_within_the_clocks_tick_is_read_once_more(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("ckpt_indexer.passes.examine.RACY_NS", 60 * 10**9)  # a very coarse clock
+    monkeypatch.setattr("ckpt_indexer.passes.judge.RACY_NS", 60 * 10**9)  # a very coarse clock
     path = tmp_path / "a.ckpt"
     torch.save({"epoch": 1, "state_dict": {}}, path)
     with Indexer(str(tmp_path)) as indexer:
@@ -250,7 +250,7 @@ def test_a_configuration_that_cannot_be_read_is_not_remembered_as_empty(
     with Indexer(str(tmp_path)) as indexer:
         indexer.load()
         with monkeypatch.context() as patch:
-            patch.setattr(Examiner, "_config", lambda *_: None)
+            patch.setattr(EvidenceReader, "_config", lambda *_: None)
             indexer.look()
             indexer.work()
         indexer.look()

@@ -1,0 +1,28 @@
+"""An entry's stamp, the entry's other way round; what an entry says of a document stands in test_compose."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_indexer.metadata.entry import bare_entry, stamp_of, write_stamp
+from ckpt_indexer.model import OtherSidecar, Stamp
+
+FINGERPRINTS = st.tuples(*[st.integers(0, 1 << 40)] * 3)
+FILES = st.none() | st.tuples(st.sampled_from(["config.yaml", "wandb/run-1"]), FINGERPRINTS)
+STAMPS = st.builds(
+    Stamp,
+    FINGERPRINTS,
+    st.none() | st.just("best.ckpt"),
+    st.none() | FINGERPRINTS,
+    FILES,
+    FILES,
+    st.none() | st.builds(OtherSidecar, st.just("best.metadata.yaml"), FINGERPRINTS, st.booleans()),
+)
+
+
+@given(STAMPS)
+def test_the_stamp_of_an_entry_is_the_one_that_was_written_into_it(stamp: Stamp) -> None:
+    entry = bare_entry("a/last.ckpt", stamp.fingerprint, stamp.link_target, None)
+    write_stamp(entry, stamp)
+    assert stamp_of(entry) == stamp
