@@ -79,8 +79,7 @@ class MetadataCallback(Callback):  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Set what belongs to this process."""
-        self._places = Places(self.outputs_dir)
-        self._facts = RunFacts(self._places, self._hydra_config)
+        self._facts = RunFacts(Places(self.outputs_dir), self._hydra_config)
         self._writer: Writer | None = None
         self._is_running = False
         self._changed: dict[str, Fingerprint | None] = {}  # path in the root -> what stood there before
@@ -88,7 +87,7 @@ class MetadataCallback(Callback):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: strategies that spawn pickle the callbacks."""
-        own = ("_places", "_facts", "_writer", "_is_running", "_changed", "_has_saved")
+        own = ("_facts", "_writer", "_is_running", "_changed", "_has_saved")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -148,7 +147,7 @@ class MetadataCallback(Callback):  # type: ignore[misc]
     def after_change(self, trainer: Any, path: str | os.PathLike[str], before: Fingerprint | None) -> None:
         """Note that a checkpoint was saved, will be by another thread, or was removed."""
         with self._harmless():
-            relative = self._places.relative(path) if trainer.is_global_zero else None
+            relative = self._facts.places.relative(path) if trainer.is_global_zero else None
             if relative is not None:
                 self._changed[relative] = before
                 if not self._is_running:
@@ -173,7 +172,7 @@ class MetadataCallback(Callback):  # type: ignore[misc]
             for saver in savers_of(trainer):
                 newest = next(reversed(saver.best_k_models), "")
                 for path in (saver.last_model_path, saver.best_model_path, newest):
-                    relative = self._places.relative(path)
+                    relative = self._facts.places.relative(path)
                     if relative is not None:
                         changed.setdefault(relative, ANYTHING)
             if not changed:

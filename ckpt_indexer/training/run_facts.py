@@ -26,7 +26,7 @@ class RunFacts:
 
     def __init__(self, places: Places, hydra_config: str | None) -> None:
         self.validated_step: int | None = None  # at which the last validation ended
-        self._places = places
+        self.places = places
         self._hydra_config = hydra_config
         self._configs: dict[str | None, str | None] = {}  # by folder
 
@@ -63,7 +63,7 @@ class RunFacts:
                 facts["monitor"] = {"name": saver.monitor, "mode": saver.mode, "value": value}
         folder = os.path.dirname(path) if path is not None else getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder not in self._configs:
-            self._configs[folder] = self._places.config_of(folder, self._hydra_config)
+            self._configs[folder] = self.places.config_of(folder, self._hydra_config)
         facts["config_path"] = self._configs[folder]
 
 
