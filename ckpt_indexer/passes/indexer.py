@@ -249,7 +249,7 @@ class Indexer:
 
     def take_doubts(self) -> set[str]:
         """Return the places that have to be looked at because of what somebody else wrote into the index's file."""
-        doubts = self.store.take_doubts()
+        doubts = self.store.pop_unverified()
         for key in doubts.older & self.known.keys():
             self.known[key] = None
         if len(doubts.keys) > DOUBTS_MAX:
