@@ -11,7 +11,7 @@ import os
 import posixpath
 import stat
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -49,15 +49,18 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     other: OtherSidecar | None = None  # a sidecar under another program's name
 
 
-def stamp_of(entry: Entry) -> Stamp:
-    """Give the stamp that an entry was made from.
+def stamp_of(entry: Entry, shared: dict[Any, Any] | None = None) -> Stamp:
+    """Return the stamp that an entry was made from.
 
-    It holds everything an entry depends on: equal stamps, equal entry.
+    It holds everything an entry depends on: equal stamps, equal entry. Where many are made, *shared* keeps what the
+    checkpoints of one run have in common once in memory.
     """
     path, fingerprint = entry.config_path, entry.config_fingerprint
     config = (path, fingerprint) if path is not None and fingerprint is not None else None
     path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
     run = (path, fingerprint) if path is not None and fingerprint is not None else None
+    if shared is not None:
+        config, run = shared.setdefault(config, config), shared.setdefault(run, run)
     return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
 
 

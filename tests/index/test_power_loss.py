@@ -349,8 +349,8 @@ def is_asked(name: str) -> bool:
 def index_anew(root: Path) -> Indexer:
     with Indexer(str(root)) as indexer:
         indexer.load()
-        indexer.look()
-        indexer.work()
+        indexer.scan_and_plan()
+        indexer.run_for()
         indexer.commit()
     return indexer
 
