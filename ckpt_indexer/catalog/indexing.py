@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.catalog.metadata import CheckpointMetadataV1
     from ckpt_indexer.model import Entry
+    from ckpt_indexer.passes.examine import Examined
 
 
 def run_pass(root: str, places: tuple[str, ...] = ("",)) -> None:
@@ -36,7 +37,7 @@ def run_pass(root: str, places: tuple[str, ...] = ("",)) -> None:
     _keep_quiet()
     with Indexer.of(root, environment_settings()) as indexer:
         indexer.load()
-        indexer.look(places)
+        indexer.scan_and_plan(places)
         indexer.finish()
 
 
@@ -44,10 +45,13 @@ def read_without_index(root: str) -> list[Entry]:
     """Read the checkpoints of a root that cannot be written; nothing is kept, so the next call reads them again."""
     _keep_quiet()
     entries: dict[str, Entry] = {}
-    with Indexer(root, sidecars=False, remove_orphans=False) as indexer:
-        indexer.on_examined = lambda examined, _: entries.update({examined.entry.path: examined.entry})
-        indexer.look()
-        indexer.work()
+
+    def keep(examined: Examined, _: bool) -> None:
+        entries[examined.entry.path] = examined.entry
+
+    with Indexer(root, sidecars=False, remove_orphans=False, on_examined=keep) as indexer:
+        indexer.scan_and_plan()
+        indexer.run_for()
     return [*entries.values()]
 
 

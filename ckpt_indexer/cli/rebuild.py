@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,9 +82,9 @@ def run(
     started = time.monotonic()
     workers = workers or min(8, os.cpu_count() or 1)
     # `generate` is for sidecars, whatever the settings say of the daemon's, and removes nothing.
-    changes = {"sidecars": True, "remove_orphans": False} if missing_only else {}
-    with Indexer.of(root, settings, workers=workers, **changes) as indexer:
-        indexer.force = force
+    changes = {"sidecars": True, "remove_orphans": False, "remove_entries": False} if missing_only else {}
+    tally = _Tally()
+    with Indexer.of(root, settings, workers=workers, on_examined=tally.add, **changes) as indexer:
         if dry_run:
             _dry_run(
                 root,
@@ -99,17 +98,13 @@ def run(
             )
             return
         indexer.load()
-        if force and not missing_only:
-            indexer.known = dict.fromkeys(indexer.known)
         if not missing_only:
-            indexer.take_renewals(len(indexer.known))
-        snapshot = indexer.look(forget=not missing_only)
+            indexer.pop_renewals(len(indexer.known.stamps))
+        snapshot = indexer.scan_and_plan(force=force)
         if missing_only:
-            indexer.todo = OrderedDict(_to_generate(snapshot.found, indexer.statuses, force=force))
+            indexer.replan(_to_generate(snapshot.found, indexer.known.statuses, force=force), force=force)
         if snapshot.unseen.get("") is not None:
             raise RootUnusable(root=root, reason=snapshot.unseen[""])
-        tally = _Tally()
-        indexer.on_examined = tally.add
         is_watched = sys.stderr.isatty() and not (as_json or quiet)
         _work(indexer, tally, show_bar=is_watched if show_progress is None else show_progress)
         summary = _summary(len(snapshot.found), len(tally.written), len(tally.failures), started)
@@ -157,7 +152,7 @@ def _work(indexer: Indexer, tally: _Tally, *, show_bar: bool) -> None:
         task = bar.add_task("reading", total=len(indexer.todo))
         committed = time.monotonic()
         while not indexer.is_idle:
-            indexer.work(0.1)
+            indexer.run_for(0.1)
             bar.update(task, completed=tally.examined)
             if time.monotonic() - committed > COMMIT_INTERVAL_S:
                 indexer.commit()

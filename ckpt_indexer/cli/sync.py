@@ -51,7 +51,7 @@ def _pass(root: str) -> None:
     configure_log("warning", "text", is_terminal=False)
     with Indexer.of(root, settings) as indexer:
         indexer.load()
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
 
 

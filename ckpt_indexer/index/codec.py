@@ -19,7 +19,7 @@ from ckpt_indexer.model import Entry
 from ckpt_indexer.paths import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, is_checkpoint, is_suffix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 VERSION = "1.0"
 PIECE_ENTRIES = 512  # encoded at once: half a megabyte, which stays in the processor's cache until it is written
@@ -116,7 +116,7 @@ def is_torn(data: bytes) -> bool:
     return False
 
 
-def iter_encoded(index: Index, listings: dict[str, msgspec.Raw]) -> Iterator[bytes]:
+def iter_encoded(index: Index, listings: Mapping[str, msgspec.Raw]) -> Iterator[bytes]:
     """Write an index's bytes, piece by piece: whole, they would be twice in memory; *listings* is "checkpoints"."""
     head = {
         "version": VERSION,
@@ -166,7 +166,7 @@ def _is_key_below_root(key: str) -> bool:
     )
 
 
-def encode_listings(listings: dict[str, msgspec.Raw]) -> msgspec.Raw:
+def encode_listings(listings: Mapping[str, msgspec.Raw]) -> msgspec.Raw:
     """Write the ``checkpoints`` section."""
     return msgspec.Raw(_encoder.encode(dict(sorted(listings.items()))))
 
@@ -197,14 +197,11 @@ def decode_listed(raw: msgspec.Raw) -> Listed:
     return _listed_decoder.decode(raw)
 
 
-def encode_listing(entries: Iterable[Listed]) -> msgspec.Raw | None:
-    """Write one experiment's part of the ``checkpoints`` section; ``None`` if it has no ``ok`` checkpoint."""
-    usable = sorted((entry for entry in entries if entry.status == "ok"), key=lambda entry: entry.name)
-    if not usable:
-        return None
-    listing = Listing(
-        checkpoints=[entry.name for entry in usable],
-        metadata_files=[entry.name + SIDECAR_SUFFIX for entry in usable if entry.metadata_file is not None],
-        last_modified=max(entry.mtime for entry in usable),
-    )
-    return msgspec.Raw(_encoder.encode(listing))
+def encode_listing(names: list[str], has_sidecar: Sequence[int], last_modified: str) -> msgspec.Raw:
+    """Write one experiment's part of the ``checkpoints`` section: the names of its ``ok`` checkpoints, sorted.
+
+    >>> bytes(encode_listing(["a.ckpt", "b.ckpt"], [0, 1], "2026-01-02T00:00:00.000000Z")).decode()[:70]
+    '{"checkpoints":["a.ckpt","b.ckpt"],"metadata_files":["b.ckpt.metadata.'
+    """
+    sidecars = [name + SIDECAR_SUFFIX for name in itertools.compress(names, has_sidecar)]
+    return msgspec.Raw(_encoder.encode(Listing(names, sidecars, last_modified)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Stamp, Twin, to_number, utc_text
@@ -61,12 +61,18 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     return entry
 
 
-def stamp_of(entry: Entry) -> Stamp:
-    """Return the stamp that an entry was made from."""
+def stamp_of(entry: Entry, shared: dict[Any, Any] | None = None) -> Stamp:
+    """Return the stamp that an entry was made from.
+
+    It holds everything an entry depends on: equal stamps, equal entry. Where many are made, *shared* keeps what the
+    checkpoints of one run have in common once in memory.
+    """
     path, fingerprint = entry.config_path, entry.config_fingerprint
     config = (path, fingerprint) if path is not None and fingerprint is not None else None
     path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
     run = (path, fingerprint) if path is not None and fingerprint is not None else None
+    if shared is not None:
+        config, run = shared.setdefault(config, config), shared.setdefault(run, run)
     return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
 
 

@@ -1,17 +1,15 @@
-"""Passes: from places to look at, over a plan, to a commit. The one piece that both the daemon and ``rebuild`` run.
+"""Passes: from places to scan, over a plan, to a commit. The one piece that daemon, commands and callback share.
 
-An ``Indexer`` holds what was decided and not yet done (``todo``) and what was done and not yet written (``changes``);
-one thread owns it. ``look`` scans and plans, ``work`` carries the plan out for a while, ``commit`` writes the index.
-A checkpoint that fails costs its own entry only; an error of the store goes to the caller, and nothing is forgotten.
+An ``Indexer`` joins what is known of each key (``Known``), what is being examined (``InFlight``), when to read again
+(``Retries``) and what is not written yet (``Changes``); one thread owns it. ``scan_and_plan`` compares the disk with
+what is known, ``run_for`` carries the plan out for a while, ``commit`` writes the index. A checkpoint that fails costs
+its own entry only; an error of the store goes to the caller, and nothing is forgotten.
 """
 
 from __future__ import annotations
 
 import concurrent.futures as cf
-import itertools
-import posixpath
 import time
-from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import structlog
@@ -19,28 +17,28 @@ import structlog
 from ckpt_indexer import paths
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.metadata.entry import bare_entry, stamp_of
-from ckpt_indexer.model import RULES, Entry, Problem, Stamp
+from ckpt_indexer.metadata.entry import bare_entry
+from ckpt_indexer.model import Problem
+from ckpt_indexer.passes.changes import Changes
 from ckpt_indexer.passes.examine import Examined, Examiner
+from ckpt_indexer.passes.in_flight import InFlight
+from ckpt_indexer.passes.known import Known, Reason
+from ckpt_indexer.passes.orphans import Orphans
 from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile
-from ckpt_indexer.passes.scan import Found, scan
-from ckpt_indexer.passes.twins import Twins
+from ckpt_indexer.passes.retries import Retries, retry_kind
+from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.tree.local import remove_temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from ckpt_indexer.model import Entry
     from ckpt_indexer.passes.examine import LookUp
-    from ckpt_indexer.passes.scan import Snapshot
+    from ckpt_indexer.passes.scan import Found, Snapshot
     from ckpt_indexer.settings import Settings
 
 IN_FLIGHT_PER_WORKER = 2  # one being read, one waiting: the worker process never idles
-DOUBTS_MAX = 1_000  # checkpoints that are looked at one by one; a pass over everything costs no more than so many
-RETRY_FIRST_S = {"incomplete": 0.25, "unreadable": 5.0, "sidecar": 5.0}
-RETRY_LAST_S = {"incomplete": 60.0, "unreadable": 600.0, "sidecar": 600.0}
-_TRANSIENT = frozenset({"io-error", "permission-denied", "time-limit", "reader-crashed"})
-
-log = structlog.get_logger("ckpt_indexer")
+SINGLE_CHECKS_MAX = 1_000  # checkpoints that are scanned one by one; a pass over everything costs no more than so many
 
 
 class Committed(NamedTuple):
@@ -63,36 +61,36 @@ class Indexer:
         sidecar_fill: bool = True,
         sidecar_names: str = "full",
         remove_orphans: bool = True,
+        remove_entries: bool = True,
         suffixes: tuple[str, ...] | None = None,
         lookup: LookUp | None = None,
+        executor: cf.Executor | None = None,
+        on_examined: Callable[[Examined, bool], object] | None = None,
+        log: Any = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.root = root
-        self.store = Store(root, suffixes=suffixes, on_set_aside=_log_set_aside)
-        self.examiner = Examiner(
+        """*executor* examines the checkpoints, *workers* at a time; without it threads do that, and end with us.
+
+        It has to run what it is given in this process. Without *remove_entries* no entry is ever taken out.
+        *on_examined* is called with each outcome, and whether it changed an entry or wrote a sidecar. *log* is a logger
+        of structlog. *clock* gives seconds, and does not jump.
+        """
+        self.known = Known()
+        self._log = structlog.get_logger("ckpt_indexer") if log is None else log
+        self.store = Store(root, suffixes=suffixes, on_loaded=self._load_known, on_set_aside=self._log_set_aside)
+        self._examiner = Examiner(
             root, sidecars=sidecars, fill=sidecar_fill, both_names=sidecar_names == "both", lookup=lookup
         )
-        self.known: dict[str, Stamp | None] = {}
-        self.todo: OrderedDict[str, Found] = OrderedDict()
-        self.statuses: dict[str, str] = {}  # of the entries that are not ok
-        self.force = False  # read and write anew what is current
-        self.on_examined: Callable[[Examined, bool], None] | None = None  # told each outcome: did it change anything?
-        self._twins = Twins()
-        self._relook: set[str] = set()  # paths to look at again before all else that is planned
-        self._renewals: dict[str, None] = {}  # keys of entries that older rules made: read again when there is time
-        self._loads = 0  # of the store, when ``known`` was last taken from it
-        self._links: dict[str, str] = {}
-        self._runs: dict[str, str] = {}  # key -> id of its Weights & Biases run
-        self._changed: dict[str, Entry] = {}
-        self._removed: set[str] = set()
-        self._has_news = False
-        self._retries: dict[str, tuple[float, float]] = {}  # key -> (when due, delay after that)
-        self._suspect: set[str] = set()  # read within the clock's tick of their last change: a sidecar proves nothing
-        self._outdated: set[str] = set()  # being examined, and what comes of it counts no more
-        self._foreign_orphans: set[tuple[str, object]] = set()
-        self._remove_orphans = remove_orphans
-        self._pool = cf.ThreadPoolExecutor(workers, thread_name_prefix="examine")
-        self._in_flight: dict[cf.Future[Examined], str] = {}
-        self._in_flight_max = workers * IN_FLIGHT_PER_WORKER
+        self._orphans = Orphans(self._examiner.remove_sidecar_if_ours) if remove_orphans else None
+        self._retries = Retries()
+        self._changes = Changes(may_remove=remove_entries)
+        self._in_flight: InFlight[Found, Examined] = InFlight(
+            cf.ThreadPoolExecutor(workers, thread_name_prefix="examine") if executor is None else executor,
+            workers * IN_FLIGHT_PER_WORKER,
+            is_owner=executor is None,
+        )
+        self._on_examined = on_examined
+        self._clock = clock
 
     @classmethod
     def of(cls, root: str, settings: Settings, **changes: Any) -> Self:
@@ -104,119 +102,93 @@ class Indexer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self.examiner.close()
+        self._in_flight.close()
+        self._examiner.close()
+
+    @property
+    def root(self) -> str:
+        return self.store.root
+
+    @property
+    def todo(self) -> Mapping[str, Found]:
+        """What is planned to be examined, and has not begun."""
+        return self._in_flight.waiting
 
     @property
     def is_dirty(self) -> bool:
         """Whether there is something to commit."""
-        return bool(self._changed or self._removed) or self.store.is_behind
+        return bool(self._changes) or self.store.is_behind
 
     @property
     def has_news(self) -> bool:
         """Whether somebody may be waiting for what is to commit: for all but checkpoints that are being written."""
-        return self._has_news or self.store.is_behind
+        return self._changes.has_news or self.store.is_behind
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to do but to commit."""
-        return not self.todo and not self._in_flight and not self._relook
+        return self._in_flight.is_idle and not self.known.has_rescans
 
     def warm_up(self) -> None:
         """Have a worker process ready for the next checkpoint."""
-        self._pool.submit(self.examiner.warm_up)
+        self._in_flight.submit_aside(self._examiner.warm_up)
 
     def load(self) -> bool:
-        """Take over what the index on disk says, if somebody else wrote it; say whether that was so.
+        """Take over what the index on disk says, if somebody else wrote it; return whether that was so.
 
         Raises:
+            IndexLocked: another writer kept the lock.
             IndexTooNew: a newer major version wrote the index.
 
         """
-        contested = self.store.load()
-        if self.store.loads == self._loads:
-            return False
-        self._loads = self.store.loads
-        self.known, self._links, self._runs, self.statuses = {}, {}, {}, {}
-        self._twins.clear()
-        self._renewals.clear()
-        for key, raw in self.store.entries.items():
-            entry = codec.decode_entry(raw)
-            entry.path = key  # one text in memory for both
-            self._note(entry)
-            self._twins.add(entry)
-            if entry.rules < RULES:
-                self._renewals[key] = None
-        self._doubt(contested)
-        for key in self._twins.stale():
-            self._suspect.add(key)
-            self.known[key] = None
-        return True
+        loads = self.store.loads
+        self._discard_contested(self.store.load())
+        return self.store.loads != loads
 
-    def look(self, places: Collection[str] = ("",), *, forget: bool = True) -> Snapshot:
-        """Scan *places* and plan what follows from it; without *forget* no entry is taken out.
+    def scan_and_plan(self, places: Collection[str] = ("",), *, force: bool = False) -> Snapshot:
+        """Scan *places* and plan what follows from it.
+
+        With *force* every checkpoint found there is read again, whatever its stamp and its sidecar say.
 
         Raises:
             OSError: the root cannot be listed.
 
         """
         if "" not in places:
-            places = places_linked_to(places, self._links)
+            places = places_linked_to(places, self.known.links)
         snapshot = scan(self.root, places, self.store.suffixes)
         if "" not in places:
-            # An event about what could not be read: a chmod changes no stamp, and the next retry may be minutes away.
-            for key in snapshot.found.keys() & self._retries.keys():
-                if self.statuses.get(key) == "unreadable":
-                    self.known[key] = None
-        plan = reconcile(snapshot, self.known, places, self.store.suffixes)
-        self.todo.update(plan.read)
-        for key in plan.remove if forget else ():
+            self._invalidate_unreadable(snapshot.found)
+        plan = reconcile(snapshot, self.known.stamps, places, self.store.suffixes)
+        self._plan(snapshot.found if force else plan.read, force=force)
+        for key in plan.remove if self._changes.may_remove else ():
             self._forget(key)
-        scope, unseen = Scope(places), Scope(snapshot.unseen)
-        for key in self._in_flight.values():
-            path = paths.to_path(key)
-            if key not in snapshot.found and scope.covers(path) and not unseen.covers(path):
-                self._outdated.add(key)
-        if self._remove_orphans:
-            for key, fingerprint in plan.orphans.items():
-                if (key, fingerprint) in self._foreign_orphans:
-                    continue
-                if not self.examiner.remove_sidecar_if_ours(key):
-                    self._foreign_orphans.add((key, fingerprint))
+        self._outdate_vanished(snapshot, places)
+        if self._orphans is not None:
+            self._orphans.remove(plan.orphans)
         for path in snapshot.temporaries:
             remove_temporary(self.root, path)
-        twins = self._twins_of(plan.read)
-        if twins:
-            self.look(twins)
+        if others := self._other_names(plan.read):
+            self.scan_and_plan(others)
         return snapshot
 
-    def _twins_of(self, read: Mapping[str, Found]) -> set[str]:
-        """Find the other names, in the index, of files that changed."""
-        inodes = {found.stamp.fingerprint[2] for found in read.values() if found.has_twins}
-        if not inodes:
-            return set()
-        twins = (key for key, stamp in self.known.items() if stamp is not None and stamp.fingerprint[2] in inodes)
-        return {paths.to_path(key) for key in twins if key not in self.todo}
+    def replan(self, found: Mapping[str, Found], *, force: bool = False) -> None:
+        """Plan to read *found*, and nothing else that was planned; with *force* whatever their sidecars say."""
+        self._in_flight.waiting.clear()
+        self._plan(found, force=force)
 
-    def work(self, seconds: float = float("inf")) -> None:
+    def run_for(self, seconds: float = float("inf")) -> None:
         """Carry out what is planned, for about *seconds*."""
-        deadline = time.monotonic() + seconds
+        deadline = self._clock() + seconds
         while not self.is_idle:
-            if self._relook:
-                places, self._relook = self._relook, set()
-                self.look(places, forget=False)
-            while len(self._in_flight) < self._in_flight_max and (key := self._next_key()) is not None:
-                force = self.force or key in self._suspect
-                self._suspect.discard(key)
-                twin = self._twins.score_for(key)
-                found = self.todo.pop(key)
-                future = self._pool.submit(self.examiner.examine, key, found, force=force, twin=twin)
-                self._in_flight[future] = key
-            left = deadline - time.monotonic()
-            done, _ = cf.wait(self._in_flight, max(0.0, left) if seconds != float("inf") else None, cf.FIRST_COMPLETED)
-            for future in done:
-                self._finish(self._in_flight.pop(future), future)
-            if time.monotonic() >= deadline:
+            if rescans := self.known.pop_rescans():
+                self.scan_and_plan(_paths_of(rescans))
+            while (task := self._in_flight.pop_next()) is not None:
+                self._start(*task)
+            left = None if seconds == float("inf") else max(0.0, deadline - self._clock())
+            for key, future in self._in_flight.wait(left):
+                self._finish(key, future)
+            if self._clock() >= deadline:
                 return
 
     def commit(self) -> Committed | None:
@@ -228,191 +200,164 @@ class Indexer:
             IndexLocked, IndexTooNew, OSError: nothing is lost; call again later.
 
         """
-        started, writes = time.monotonic(), self.store.writes
-        keys, contested = self.store.commit(self._changed.values(), self._removed)
-        seconds = time.monotonic() - started
-        doubtful = self._doubt(contested)
-        self._changed, self._removed, self._has_news = {}, set(), False
-        if doubtful:
-            self.look({paths.to_path(key) for key in doubtful})
+        started, writes = self._clock(), self.store.writes
+        changes = self._changes
+        keys, contested = self.store.commit(changes.entries.values(), changes.removed, compared=True)
+        seconds = self._clock() - started
+        discarded = self._discard_contested(contested)
+        changes.clear()
+        if discarded:
+            self.scan_and_plan(_paths_of(discarded))
         return Committed(keys, self.store.generation, seconds) if self.store.writes != writes else None
 
     def finish(self) -> None:
         """Carry out all that is planned and commit it; raises what ``commit`` raises."""
         while True:
-            self.work()
+            self.run_for()
             self.commit()
-            if places := self.take_doubts():
-                self.look(places)
-            if self.is_idle:  # and no other writer left us in doubt
+            if places := self.pop_unverified():
+                self.scan_and_plan(places)
+            if self.is_idle:  # and no other writer changed what we changed
                 return
 
-    def take_doubts(self) -> set[str]:
-        """Return the places that have to be looked at because of what somebody else wrote into the index's file."""
-        doubts = self.store.take_doubts()
-        for key in doubts.older & self.known.keys():
-            self.known[key] = None
-        if len(doubts.keys) > DOUBTS_MAX:
-            return {""}
-        return {paths.to_path(key) for key in doubts.keys}
-
-    def _doubt(self, contested: set[str]) -> set[str]:
-        """Drop what we found out, or are about to, of checkpoints that another writer knew later; gives their keys.
-
-        Nobody can tell whose look at the disk was the later one: the next look decides.
-        """
-        busy = set(self._in_flight.values())
-        doubtful = contested & (self._changed.keys() | self._removed | busy)
-        self._outdated |= doubtful & busy
-        self._removed -= doubtful
-        for key in doubtful:
-            self._changed.pop(key, None)
-            self.known[key] = None
-        return doubtful
+    def pop_unverified(self) -> set[str]:
+        """Return the places to scan because of what somebody else wrote into the index's file."""
+        unverified = self.store.pop_unverified()
+        for key in unverified.older & self.known.stamps.keys():
+            self.known.invalidate(key, Reason.OLDER)
+        return {""} if len(unverified.keys) > SINGLE_CHECKS_MAX else _paths_of(unverified.keys)
 
     def retry_due_s(self) -> float:
-        """Give the seconds until ``take_retries`` has something."""
-        if not self._retries:
-            return float("inf")
-        return max(0.0, min(due for due, _ in self._retries.values()) - time.monotonic())
+        """Return the seconds until ``pop_due_retries`` has something."""
+        return max(0.0, self._retries.due_s() - self._clock())
 
-    def take_retries(self) -> set[str]:
-        """Give the paths that are due to be looked at again, whatever their stamps say."""
-        now = time.monotonic()
-        due = [key for key, (moment, _) in self._retries.items() if moment <= now]
+    def pop_due_retries(self) -> set[str]:
+        """Return the paths that are due to be scanned again, whatever their stamps say."""
+        due = self._retries.pop_due(self._clock())
         for key in due:
-            delay = self._retries[key][1]
-            self._retries[key] = (now + delay, delay)
-            if key in self.known:
-                self.known[key] = None
+            if key in self.known.stamps:
+                self.known.invalidate(key, Reason.RETRY)
             else:
-                del self._retries[key]
-        return {paths.to_path(key) for key in due}
+                self._retries.drop(key)
+        return _paths_of(due)
 
-    def take_renewals(self, count_max: int) -> set[str]:
-        """Return the paths of some entries that older rules made, to be read again."""
-        keys = list(itertools.islice(self._renewals, count_max))
-        for key in keys:
-            del self._renewals[key]
-            if key in self.known:
-                self.known[key] = None
-        return {paths.to_path(key) for key in keys}
+    def pop_renewals(self, count_max: int) -> set[str]:
+        """Return the paths of some entries that older rules made, to be scanned again."""
+        return _paths_of(self.known.pop_renewals(count_max))
 
-    @property
-    def has_renewals(self) -> bool:
-        """Whether entries are left that older rules made."""
-        return bool(self._renewals)
+    def invalidate_run(self, run_id: str) -> set[str]:
+        """Return the paths of a run's checkpoints, to be scanned again: more is known of the run now."""
+        return _paths_of(self.known.invalidate_run(run_id))
 
-    def _make_again(self, keys: list[str]) -> None:
-        """Read the checkpoints at *keys* again, whatever their sidecars say: more is known of them now."""
-        self._suspect.update(keys)
-        self.known.update(dict.fromkeys(keys))
-        self._relook.update(map(paths.to_path, keys))
+    def _load_known(self, entries: Iterator[Entry]) -> None:
+        """Replace what is known by what the index says, and by what we found out and have not written yet."""
+        changes, now_s = self._changes, self._clock()
 
-    def doubt_run(self, run_id: str) -> set[str]:
-        """Give the paths of a run's checkpoints, to be read again: more is known of the run than when they were."""
-        keys = {key for key, its_run in self._runs.items() if its_run == run_id}
-        self.known.update(dict.fromkeys(keys))
-        self._suspect |= keys
-        return {paths.to_path(key) for key in keys}
+        def theirs_then_ours() -> Iterator[Entry]:
+            for entry in entries:
+                if entry.path not in changes.entries and entry.path not in changes.removed:
+                    if entry.path not in self._retries and (kind := retry_kind(entry)) is not None:
+                        self._retries.plan(entry.path, kind, now_s)
+                    yield entry
+            yield from changes.entries.values()
 
-    def counts_by_status(self) -> dict[str, int]:
-        """Count the entries by status."""
-        counts = Counter(self.statuses.values())
-        counts["ok"] = len(self.known) - counts.total()
-        return {status: count for status, count in sorted(counts.items()) if count}
+        self.known.load(theirs_then_ours())
 
-    def _next_key(self) -> str | None:
-        """Choose what to examine next; not what is being examined: the two could finish in the wrong order."""
-        busy = self._in_flight.values()
-        return next((key for key in self.todo if key not in busy), None)
+    def _discard_contested(self, contested: set[str]) -> set[str]:
+        """Discard pending results for checkpoints that another writer changed since we last read; return their keys.
+
+        Nobody can tell who read the disk later: the next scan decides.
+        """
+        discarded = self._changes.discard(contested) | contested & self._in_flight.keys
+        self._in_flight.outdate(discarded)
+        for key in discarded:
+            self.known.invalidate(key, Reason.CONTESTED)
+        return discarded
+
+    def _plan(self, found: Mapping[str, Found], *, force: bool) -> None:
+        self._in_flight.waiting.update(found)
+        if force:
+            for key in found:
+                self.known.distrust_sidecar(key)
+
+    def _invalidate_unreadable(self, found: Collection[str]) -> None:
+        """Have read again what could not be read and something happened to; the next retry may be minutes away."""
+        for key in found:
+            if self.known.statuses.get(key) == "unreadable" and key in self._retries:
+                self.known.invalidate(key, Reason.UNREADABLE)
+
+    def _outdate_vanished(self, snapshot: Snapshot, places: Collection[str]) -> None:
+        """Drop what will come of checkpoints that are gone while they are being examined."""
+        scope, unseen = Scope(places), Scope(snapshot.unseen)
+        for key in self._in_flight.keys - snapshot.found.keys():
+            path = paths.to_path(key)
+            if scope.covers(path) and not unseen.covers(path):
+                self._in_flight.outdate([key])
+
+    def _other_names(self, read: Mapping[str, Found]) -> set[str]:
+        """Return the paths of the other names, in the index, of files that changed."""
+        inodes = {found.stamp.fingerprint[2] for found in read.values() if found.has_twins}
+        keys = self.known.keys_with_inode(inodes) if inodes else ()
+        return {paths.to_path(key) for key in keys if key not in self._in_flight.waiting}
+
+    def _start(self, key: str, found: Found) -> None:
+        force, twin = self.known.pop_distrust(key), self.known.twin_score(key)
+        self._in_flight.submit(key, self._examiner.examine, key, found, force=force, twin=twin)
 
     def _finish(self, key: str, future: cf.Future[Examined]) -> None:
-        try:
-            examined = future.result()
-        except Exception as error:
-            # One checkpoint must not end the pass over the others; this is a defect of ours, hence the traceback.
-            log.exception("checkpoint_failed", key=key)
-            problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
-            examined = Examined(bare_entry(key, (0, 0, 0), None, problem))
+        examined = self._outcome_of(key, future)
         entry = examined.entry
-        if key in self._outdated:
-            self._outdated.discard(key)
-            return
         if examined.is_gone:
-            if key not in self.todo:
+            if key not in self._in_flight.waiting:
                 self._forget(key)
             return
-        self._removed.discard(key)
-        previous = self.store.entries.get(key)
-        known = None if previous is None else codec.decode_entry(previous)
-        if known is not None and known.health is not None and known.fingerprint == entry.fingerprint:
-            entry.take_health(known.health)  # it still holds
-        is_changed = known is None or not codec.same_content(entry, known)
-        if is_changed or key in self._changed:
-            self._changed[key] = entry
-            self._has_news = self._has_news or entry.status != "incomplete"
-        self._note(entry, look_again_s=examined.look_again_s)
-        self._renewals.pop(key, None)
-        self._make_again(self._twins.note(entry))
-        log.debug("checkpoint_indexed", key=key, status=entry.status)
-        if self.on_examined is not None:
-            self.on_examined(examined, is_changed or examined.wrote_sidecar)
+        raw = self.store.entries.get(key)
+        previous = None if raw is None else codec.decode_entry(raw)
+        if previous is not None and previous.health is not None and previous.fingerprint == entry.fingerprint:
+            entry.take_health(previous.health)  # it still holds
+        is_changed = previous is None or not codec.same_content(entry, previous)
+        if is_changed:
+            self._changes.put(entry)
+        else:
+            self._changes.discard([key])
+        self.known.record(entry)
+        self._plan_retry(entry, examined.look_again_s)
+        self._log.debug("checkpoint_indexed", key=key, status=entry.status)
+        if self._on_examined is not None:
+            self._on_examined(examined, is_changed or examined.wrote_sidecar)
 
-    def _note(self, entry: Entry, *, look_again_s: float | None = None) -> None:
-        """Remember what the entry was made from, and whether to look again."""
-        key = entry.path
-        self.known[key] = stamp_of(entry)
-        if entry.status == "ok":
-            self.statuses.pop(key, None)
-        else:
-            self.statuses[key] = entry.status
-        if entry.link_target is not None:
-            self._links[key] = _link_leads_to(entry)
-        else:
-            self._links.pop(key, None)
-        if entry.wandb_run_id is not None:
-            self._runs[key] = entry.wandb_run_id
-        else:
-            self._runs.pop(key, None)
-        kind = _retry_kind(entry)
+    def _outcome_of(self, key: str, future: cf.Future[Examined]) -> Examined:
+        try:
+            return future.result()
+        except Exception as error:  # noqa: BLE001 - one checkpoint must not end the pass over the others
+            # A defect of ours, hence the traceback.
+            self._log.exception("checkpoint_failed", key=key)
+            problem = Problem.of("reader-crashed", f"{type(error).__name__}: {error}")
+            return Examined(bare_entry(key, (0, 0, 0), None, problem))
+
+    def _plan_retry(self, entry: Entry, look_again_s: float | None) -> None:
+        key, kind = entry.path, retry_kind(entry)
         if kind is not None:
-            delay = min(self._retries[key][1] * 2, RETRY_LAST_S[kind]) if key in self._retries else RETRY_FIRST_S[kind]
-            self._retries[key] = (time.monotonic() + delay, delay)
+            self._retries.plan(key, kind, self._clock())
         elif look_again_s is not None:
-            self._suspect.add(key)
-            self._retries[key] = (time.monotonic() + look_again_s, look_again_s)
+            self.known.distrust_sidecar(key)  # ours, which says what was read too early
+            self._retries.plan_once(key, look_again_s, self._clock())
         else:
-            self._retries.pop(key, None)
+            self._retries.drop(key)
 
     def _forget(self, key: str) -> None:
-        for table in (self.known, self.todo, self._links, self._runs, self._changed, self._retries, self.statuses):
-            table.pop(key, None)
-        self._suspect.discard(key)
-        self._renewals.pop(key, None)
-        self._make_again(self._twins.forget(key))
+        """Take out a checkpoint that is gone."""
+        self._in_flight.waiting.pop(key, None)
+        self._retries.drop(key)
+        self.known.forget(key)
         if key in self.store.entries:
-            self._removed.add(key)
-            self._has_news = True
+            self._changes.remove(key)
+        else:
+            self._changes.discard([key])
+
+    def _log_set_aside(self, name: str, reason: str) -> None:
+        self._log.warning("index_set_aside", file=name, reason=reason)
 
 
-def _link_leads_to(entry: Entry) -> str:
-    """Name the key at which a link's target is, or would be if it were there."""
-    target = entry.link_target or ""
-    if entry.problem is None:
-        return target
-    return posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), target))
-
-
-def _retry_kind(entry: Entry) -> str | None:
-    if entry.status == "incomplete":
-        return "incomplete"
-    if entry.problem is not None and entry.problem.code in _TRANSIENT:
-        return "unreadable"
-    if entry.metadata_problem is not None and entry.metadata_problem.code == "sidecar-unwritable":
-        return "sidecar"
-    return None
-
-
-def _log_set_aside(name: str, reason: str) -> None:
-    log.warning("index_set_aside", file=name, reason=reason)
+def _paths_of(keys: Iterable[str]) -> set[str]:
+    return {paths.to_path(key) for key in keys}

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -20,7 +20,6 @@ from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.formats.plain_yaml import parse_yaml
 from ckpt_indexer.index import codec
 from ckpt_indexer.metadata.sidecar import parse_sidecar
-from ckpt_indexer.passes import indexer as watch_indexer
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.training.places import ANYTHING, stat
 from ckpt_indexer.tree.local import opened_file
@@ -86,9 +85,8 @@ class Writer:
             self.failure = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
 
     def _run(self) -> None:
-        _silence_log()
         try:
-            with Indexer(self._root) as indexer:
+            with Indexer(self._root, log=_silent_log()) as indexer:
                 indexer.load()
                 is_last = False
                 while not is_last:
@@ -119,7 +117,7 @@ class Writer:
         places = set(taken) if self._is_ending else is_written
         try:
             if places:
-                indexer.look(places)
+                indexer.scan_and_plan(places)
                 indexer.finish()
                 self._check(indexer, places)
         except Exception as error:  # noqa: BLE001 - the indexer forgets nothing, and the next turn may succeed
@@ -155,13 +153,13 @@ _NOW = _Pending(ANYTHING, 0.0, RETRY_FIRST_S)
 
 
 def _status(indexer: Indexer, path: str) -> str | None:
-    return indexer.statuses.get(paths.to_key(path))
+    return indexer.known.statuses.get(paths.to_key(path))
 
 
-def _silence_log() -> None:
-    """Keep the indexer's log out of somebody else's program, and structlog's settings as that program has them.
+def _silent_log() -> Any:
+    """Return a log for the indexer that stays out of somebody else's program, and of that program's structlog settings.
 
     Without settings structlog prints, to standard output; and what went wrong here is said by a warning.
     """
     silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    watch_indexer.log = structlog.wrap_logger(structlog.PrintLogger(), processors=[], wrapper_class=silent)
+    return structlog.wrap_logger(structlog.PrintLogger(), processors=[], wrapper_class=silent)

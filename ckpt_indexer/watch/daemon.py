@@ -258,19 +258,19 @@ class _Session:
         if self._observer.take_test_cookie(cookies):
             self._manager.alive()
         self._cookies |= cookies
-        places |= self._observer.check() | self._indexer.take_retries() | self._check_index()
+        places |= self._observer.check() | self._indexer.pop_due_retries() | self._check_index()
         while self._runs_answered:
-            places |= self._indexer.doubt_run(self._runs_answered.popleft())
+            places |= self._indexer.invalidate_run(self._runs_answered.popleft())
         if self._observer.lost is not None:
             self._observer.restart()
             places = {EVERYTHING}
         if time.monotonic() >= self._next_pass:
             places = {EVERYTHING}
         if not places and self._is_ready and self._indexer.is_idle:
-            places = self._indexer.take_renewals(RENEWED_AT_ONCE)
+            places = self._indexer.pop_renewals(RENEWED_AT_ONCE)
         if places:
             self._look(places)
-        self._indexer.work(SLICE_S)
+        self._indexer.run_for(SLICE_S)
         self._finish_turn()
         return True
 
@@ -287,7 +287,7 @@ class _Session:
             seconds = time.monotonic() - started
             pause_s = min(4 * seconds, max(INDEX_CHECK_MAX_S, seconds))
             self._next_index_check = time.monotonic() + max(INDEX_CHECK_MIN_S, pause_s)
-        return self._indexer.take_doubts()
+        return self._indexer.pop_unverified()
 
     def _note_overwrites(self) -> None:
         """Log that somebody overwrites the index without its lock: at once, then once a minute."""
@@ -316,7 +316,7 @@ class _Session:
         """Give the time until there is something to do without a hint."""
         if not self._indexer.is_idle or self._observer.lost is not None:
             return 0.0
-        if self._is_ready and self._indexer.has_renewals:
+        if self._is_ready and self._indexer.known.has_renewals:
             return 0.0
         due = [self._next_pass, self._observer.due_s()]
         if not self._indexer.store.is_current():
@@ -334,7 +334,7 @@ class _Session:
             self._cookies.update(name for name in self._iter_cookies() if not self._observer.is_test_cookie(name))
             self._indexer.load()
             self._observer.use(self._indexer.store.suffixes)
-        snapshot = self._indexer.look(places)
+        snapshot = self._indexer.scan_and_plan(places)
         if snapshot.unseen:
             self._note_unseen(snapshot.unseen)
         elif is_pass:
@@ -384,7 +384,7 @@ class _Session:
         if not self._is_ready:
             self._is_ready = True
             self._tell_state()
-            counts = self._indexer.counts_by_status()
+            counts = self._indexer.known.counts_by_status()
             log.info("daemon_ready", entries=sum(counts.values()), generation=self._indexer.store.generation, **counts)
             self._manager.ready(self._status_line())
             self._observer.test_soon()
@@ -441,7 +441,7 @@ class _Session:
         self._manager.status(self._status_line())
 
     def _status_line(self) -> str:
-        counts = ", ".join(f"{n} {status}" for status, n in self._indexer.counts_by_status().items())
+        counts = ", ".join(f"{n} {status}" for status, n in self._indexer.known.counts_by_status().items())
         reasons = "; ".join(reason.message for reason in self._state.reasons)
         return f"{self._state.state}: {counts or 'no checkpoints'}" + (f" ({reasons})" if reasons else "")
 

@@ -241,12 +241,12 @@ def test_where_the_index_cannot_be_used_the_plain_way_answers(
 def test_a_folder_that_cannot_be_written_gives_a_catalogue_all_the_same(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ckpt_indexer.index import store
+    from ckpt_indexer.index import file
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(store, "locked_folder", refuse)  # root may write anywhere, so the mode would prove nothing
+    monkeypatch.setattr(file, "locked_folder", refuse)  # root may write anywhere, so the mode would prove nothing
     assert build_catalog(outputs).total_count == 6
     assert "no index can be kept" in caplog.text
     assert not (outputs / paths.INDEX_NAME).exists()

@@ -471,7 +471,7 @@ for root in sys.argv[1:]:
     print(root, flush=True)  # the last one printed is the one that hangs
     with Indexer(root) as indexer:
         indexer.load()
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
 """
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
 from ckpt_indexer.index.codec import (
     Index,
-    Listed,
     decode_entry,
     decode_index,
     encode_entry,
@@ -63,7 +62,7 @@ def test_an_index_is_written_exactly_as_the_contract_says() -> None:
         last_updated="2026-11-21T10:30:00.123456Z",
         entries={e.path: encode_entry(e) for e in (first, second)},
     )
-    listings = {e.experiment: encode_listing([listed(e)]) or msgspec.Raw(b"") for e in (first, second)}
+    listings = {e.experiment: encode_listing([e.name], [e.metadata_file is not None], e.mtime) for e in (first, second)}
     data = encoded_index(index, listings)
     document = strict(data)
     assert list(document) == ["version", "last_updated", "generation", "checkpoints", "entries"]
@@ -83,10 +82,6 @@ def test_an_index_is_written_exactly_as_the_contract_says() -> None:
     }
     assert list(document["checkpoints"]) == ["a", "b"]
     assert [list(value) for value in document["entries"].values()] == [FIELDS, FIELDS]
-
-
-def listed(of: Entry) -> Listed:
-    return Listed(of.experiment, of.name, of.status, of.mtime, of.metadata_file)
 
 
 def test_an_entry_is_written_field_for_field() -> None:
@@ -153,22 +148,6 @@ def test_what_a_newer_version_wrote_beside_the_entries_is_kept() -> None:
     data = b'{"version": "1.3", "entries": {}, "novelty": {"n": [1, 2]}, "checkpoints": {"old": 1}}'
     written = strict(encoded_index(decode_index(data, "p"), {}))
     assert (written["novelty"], written["checkpoints"], written["version"]) == ({"n": [1, 2]}, {}, "1.0")
-
-
-def test_a_listing_names_the_usable_checkpoints_in_order() -> None:
-    members = [
-        listed(entry("e/checkpoints/b.ckpt", mtime="2026-01-02T00:00:00.000000Z")),
-        listed(entry("e/checkpoints/a.ckpt", metadata_file=None)),
-        listed(entry("e/checkpoints/c.ckpt", status="corrupt", mtime="2027-01-01T00:00:00.000000Z")),
-    ]
-    raw = encode_listing(members)
-    assert raw is not None
-    assert strict(raw) == {
-        "checkpoints": ["a.ckpt", "b.ckpt"],
-        "metadata_files": ["b.ckpt.metadata.yaml"],
-        "last_modified": "2026-11-21T10:30:00.000000Z",
-    }
-    assert encode_listing(members[2:]) is None
 
 
 def test_an_entry_is_the_same_whenever_it_was_indexed() -> None:

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from ckpt_indexer import read_index
-from ckpt_indexer.index.store import SET_ASIDE_INFIX, Store
+from ckpt_indexer.index.file import SET_ASIDE_INFIX
+from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.paths import COOKIE_PREFIX, INDEX_NAME, LOCK_NAME, is_temporary, sidecar_path
@@ -348,8 +349,8 @@ def is_asked(name: str) -> bool:
 def index_anew(root: Path) -> Indexer:
     with Indexer(str(root)) as indexer:
         indexer.load()
-        indexer.look()
-        indexer.work()
+        indexer.scan_and_plan()
+        indexer.run_for()
         indexer.commit()
     return indexer
 

@@ -17,7 +17,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from ckpt_indexer import paths, read_index
 from ckpt_indexer.errors import IndexLocked, IndexTooNew
-from ckpt_indexer.index import store as store_module
+from ckpt_indexer.index import codec
+from ckpt_indexer.index import file as file_module
 from ckpt_indexer.index.codec import decode_entry
 from ckpt_indexer.index.store import Store
 from tests.index import entries
@@ -132,14 +133,15 @@ def test_several_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> No
 
 HOLDER = """
 import os, sys, time
-from ckpt_indexer.index import store as store_module
+from ckpt_indexer.index import codec
+from ckpt_indexer.index import file as file_module
 from ckpt_indexer.index.store import Store
 from tests.index.entries import entry
 def stop_here(*_, **__):
     print("holding", flush=True)
     sys.stdin.readline()
     os._exit(9)
-store_module.replace_file = stop_here
+file_module.replace_file = stop_here
 Store(sys.argv[1]).commit([entry("x.ckpt")])
 """
 
@@ -152,7 +154,7 @@ def test_a_writer_killed_with_the_lock_in_its_hand_blocks_nobody(
     assert holder.stdout is not None
     assert holder.stdin is not None
     assert holder.stdout.readline() == "holding\n"
-    monkeypatch.setattr(store_module, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(file_module, "LOCK_TIMEOUT_S", 0.05)
     with pytest.raises(IndexLocked):
         Store(str(tmp_path)).commit([entry("y.ckpt")])
     assert list(read_index(tmp_path).entries) == ["before.ckpt"]  # readers need no lock
@@ -250,7 +252,7 @@ def test_a_write_that_fails_leaves_index_and_memory_as_they_were(
         raise OSError(28, "No space left on device")
 
     changed = [entry("a/checkpoints/x.ckpt", epoch=1), entry("b/checkpoints/z.ckpt")]
-    monkeypatch.setattr(store_module, "replace_file", full)
+    monkeypatch.setattr(file_module, "replace_file", full)
     with pytest.raises(OSError, match="No space left"):
         store.commit(changed, ["a/checkpoints/y.ckpt"])
     monkeypatch.undo()
@@ -315,6 +317,103 @@ def test_an_index_that_was_deleted_is_an_empty_one(tmp_path: Path) -> None:
     store.load()
     assert dict(store.entries) == {}
     assert store.commit([entry("x.ckpt")]).changed == ["x.ckpt"]
+
+
+class Counted:
+    """What the store decodes, counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entries = 0
+        self.listed = 0
+        decode_whole, decode_some = codec.decode_entry, codec.decode_listed
+
+        def decode_entry(raw: Any) -> Any:
+            self.entries += 1
+            return decode_whole(raw)
+
+        def decode_listed(raw: Any) -> Any:
+            self.listed += 1
+            return decode_some(raw)
+
+        monkeypatch.setattr(codec, "decode_entry", decode_entry)
+        monkeypatch.setattr(codec, "decode_listed", decode_listed)
+
+
+def test_a_change_decodes_what_changed_and_not_its_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.commit([entry(f"e/checkpoints/{i}.ckpt") for i in range(100)])
+    counted = Counted(monkeypatch)
+    store.commit([entry("e/checkpoints/7.ckpt", epoch=1)], ["e/checkpoints/8.ckpt"])
+    assert (counted.entries, counted.listed) == (1, 3)  # compared; before and after of the one, before of the other
+    assert len(document(tmp_path)["checkpoints"]["e"]["checkpoints"]) == 99
+
+
+def test_what_the_caller_compared_is_not_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = Store(str(tmp_path)), Store(str(tmp_path))
+    store.commit([entry("x.ckpt"), entry("y.ckpt"), entry("z.ckpt")])
+    counted = Counted(monkeypatch)
+    assert store.commit([entry("x.ckpt", epoch=1)], compared=True).changed == ["x.ckpt"]
+    assert counted.entries == 0
+    other.commit([entry("y.ckpt", epoch=2), entry("z.ckpt", epoch=2)])
+    ours = [entry("y.ckpt", epoch=2), entry("z.ckpt", epoch=1)]
+    assert store.commit(ours, compared=True) == ([], {"z.ckpt"})  # compared with what the other one wrote
+    assert Store(str(tmp_path)).commit(ours[:1], compared=True).changed == []  # nothing was read before
+
+
+def test_loading_decodes_each_entry_once_and_hands_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(str(tmp_path)).commit([entry(f"{i}.ckpt", epoch=i) for i in range(20)])
+    seen: list[tuple[str, int | None]] = []
+    store = Store(str(tmp_path), on_loaded=lambda loaded: seen.extend((each.path, each.epoch) for each in loaded))
+    counted = Counted(monkeypatch)
+    store.load()
+    assert (counted.entries, counted.listed, len(seen)) == (20, 0, 20)
+    assert seen == [(f"{i}.ckpt", i) for i in range(20)]
+
+
+def test_entries_that_a_commit_had_to_read_are_handed_on_too(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    store = Store(str(tmp_path), on_loaded=lambda loaded: seen.append([each.path for each in loaded]))
+    store.commit([entry("x.ckpt")])
+    Store(str(tmp_path)).commit([entry("y.ckpt")])
+    store.commit([entry("z.ckpt")])
+    store.load()
+    assert seen == [[], ["x.ckpt", "y.ckpt"]]
+
+
+def test_a_store_has_read_everything_even_if_who_is_handed_it_fails(tmp_path: Path) -> None:
+    Store(str(tmp_path)).commit([entry("x.ckpt"), entry("y.ckpt")])
+
+    def fail(loaded: Any) -> None:
+        next(loaded)
+        raise ValueError("a defect")
+
+    store = Store(str(tmp_path), on_loaded=fail)
+    with pytest.raises(ValueError, match="a defect"):
+        store.load()
+    assert list(store.entries) == ["x.ckpt", "y.ckpt"]
+    store.commit([entry("x.ckpt", epoch=1)])
+    assert document(tmp_path)["checkpoints"]["."]["checkpoints"] == ["../x.ckpt", "../y.ckpt"]
+
+
+def test_the_bytes_do_not_depend_on_how_the_store_came_to_know_them(tmp_path: Path) -> None:
+    every = [
+        entry(f"e{i % 3}/checkpoints/{i}.ckpt", mtime=f"2026-01-{i + 1:02}T00:00:00.000000Z", epoch=i)
+        for i in range(20)
+    ]
+    store = Store(str(tmp_path))
+    for each in every:
+        store.commit([each])
+    store.commit([], ["e1/checkpoints/19.ckpt"])  # the newest of its experiment
+    written = index_of(tmp_path).read_bytes()
+    anew = Store(str(tmp_path), suffixes=(".ckpt",))
+    anew.load()
+    index = codec.decode_index(written, "")
+    assert b"".join(codec.iter_encoded(index, anew._listings.encoded)) == written
+    assert document(tmp_path)["checkpoints"]["e1"] == {
+        "checkpoints": ["1.ckpt", "10.ckpt", "13.ckpt", "16.ckpt", "4.ckpt", "7.ckpt"],
+        "metadata_files": [f"{i}.ckpt.metadata.yaml" for i in (1, 10, 13, 16, 4, 7)],
+        "last_modified": "2026-01-17T00:00:00.000000Z",
+    }
 
 
 class TwoStores(RuleBasedStateMachine):

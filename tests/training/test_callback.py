@@ -205,7 +205,7 @@ def test_what_is_indexed_is_what_a_daemon_would_have_indexed(root: Path) -> None
         path.unlink()
     with Indexer(str(root)) as indexer:
         indexer.load()
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
     assert described(root) == by_callback
     assert len(by_callback) == 4
@@ -222,9 +222,7 @@ def test_beside_a_daemon_nothing_else_comes_out(root: Path, tmp_path: Path) -> N
     assert index_equals_disk(root)
     with Indexer(str(root)) as indexer:
         indexer.load()
-        indexer.force = True
-        indexer.known = dict.fromkeys(indexer.known)
-        indexer.look()
+        indexer.scan_and_plan(force=True)
         indexer.finish()
     assert described(root) == together
 
@@ -589,7 +587,7 @@ def break_reader(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_thread(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Indexer, "look", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Indexer, "scan_and_plan", lambda *_, **__: 1 / 0)
 
 
 BREAKS = {

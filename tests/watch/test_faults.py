@@ -276,7 +276,7 @@ with Indexer(root) as indexer:
         epoch, key = i % 10, f"{name}/checkpoints/{i % 7}.ckpt"
         shutil.copy(f"{variants}/{epoch}", f"{root}/{name}/new")
         os.replace(f"{root}/{name}/new", f"{root}/{key}")
-        indexer.look({key})
+        indexer.scan_and_plan({key})
         indexer.finish()
         found = read_index(root).entries[key].epoch
         assert found == epoch, f"update {i} of {key}: the index says {found}"

@@ -13,6 +13,7 @@ import yaml
 from ckpt_indexer import read_index
 from ckpt_indexer.passes.evidence import EvidenceReader
 from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.passes.known import Reason
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.systemd_notify import _one_line
@@ -100,10 +101,10 @@ def test_a_sidecar_that_another_program_writes_while_we_read_is_kept_and_wins(
     during_read(monkeypatch, lambda: sidecar.write_text(yaml.safe_dump(FOREIGN)))
     with Indexer(str(tmp_path)) as indexer:
         indexer.load()
-        indexer.look()
-        indexer.work()
+        indexer.scan_and_plan()
+        indexer.run_for()
         assert yaml.safe_load(sidecar.read_text()) == FOREIGN
-        indexer.look(indexer.take_retries())
+        indexer.scan_and_plan(indexer.pop_due_retries())
         indexer.finish()
     entry = read_index(tmp_path).entries["a.ckpt"]
     assert (entry.epoch, entry.metadata_source) == (18, "sidecar")
@@ -118,11 +119,11 @@ def test_a_checkpoint_deleted_while_it_is_read_leaves_no_entry(
 
         def delete_and_look() -> None:
             (tmp_path / "cut.ckpt").unlink()
-            indexer.look()
+            indexer.scan_and_plan()
 
         during_read(monkeypatch, delete_and_look)
         indexer.load()
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
     assert dict(read_index(tmp_path).entries) == {}
 
@@ -140,14 +141,14 @@ def test_what_another_writer_learnt_later_is_not_replaced_by_what_we_learnt_befo
             torch.save({"epoch": 9, "state_dict": {}}, tmp_path / "new")
             (tmp_path / "new").rename(tmp_path / "a.ckpt")
             theirs.load()
-            theirs.look()
+            theirs.scan_and_plan()
             theirs.finish()
             if commits_between:
                 ours.commit()
 
         ours.load()
         during_read(monkeypatch, overtake)
-        ours.look()
+        ours.scan_and_plan()
         ours.finish()
     assert read_index(tmp_path).entries["a.ckpt"].epoch == 9
     assert index_equals_disk(tmp_path)
@@ -164,7 +165,7 @@ def test_another_programs_sidecar_outlives_a_checkpoint_that_was_overwritten_by_
     (tmp_path / "a.ckpt").write_bytes(data)
     with Indexer(str(tmp_path)) as indexer:
         indexer.load()
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].status == "corrupt"
     assert yaml.safe_load(sidecar.read_text()) == FOREIGN
@@ -177,14 +178,14 @@ def test_without_an_interpreter_for_the_reader_no_entry_is_lost(
     with Indexer(str(tmp_path), sidecars=False) as indexer:
         indexer.load()
         monkeypatch.setattr("ckpt_indexer.sandbox.owner.sys.executable", "/nonexistent/python")
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
         problem = read_index(tmp_path).entries["a.ckpt"].problem
         assert problem is not None
         assert problem.code == "reader-crashed"
         monkeypatch.undo()
-        indexer.known.clear()
-        indexer.look()
+        indexer.known.invalidate("a.ckpt", Reason.RETRY)
+        indexer.scan_and_plan()
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].status == "ok"
 
@@ -209,14 +210,14 @@ def test_a_file_overwritten_within_the_clocks_tick_is_read_once_more(
     torch.save({"epoch": 1, "state_dict": {}}, path)
     with Indexer(str(tmp_path)) as indexer:
         indexer.load()
-        indexer.look()
-        indexer.work()
+        indexer.scan_and_plan()
+        indexer.run_for()
         status = path.stat()
         torch.save({"epoch": 2, "state_dict": {}}, path)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a coarse clock would have it
         assert path.stat().st_size == status.st_size
         wait_for(lambda: indexer.retry_due_s() <= 0)
-        indexer.look(indexer.take_retries())
+        indexer.scan_and_plan(indexer.pop_due_retries())
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].epoch == 2
 
@@ -226,8 +227,8 @@ def test_a_time_in_the_future_does_not_make_a_checkpoint_be_read_for_ever(tmp_pa
     os.utime(tmp_path / "a.ckpt", (4e9, 4e9))
     with Indexer(str(tmp_path)) as indexer:
         indexer.load()
-        indexer.look()
-        indexer.work()
+        indexer.scan_and_plan()
+        indexer.run_for()
         assert indexer.retry_due_s() == float("inf")
 
 
@@ -251,9 +252,9 @@ def test_a_configuration_that_cannot_be_read_is_not_remembered_as_empty(
         indexer.load()
         with monkeypatch.context() as patch:
             patch.setattr(EvidenceReader, "_config", lambda *_: None)
-            indexer.look()
-            indexer.work()
-        indexer.look()
+            indexer.scan_and_plan()
+            indexer.run_for()
+        indexer.scan_and_plan()
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].encoder == "resnet18"
 

@@ -58,7 +58,7 @@ def test_what_a_store_knows_stands_and_unknown_fields_are_kept(tmp_path: Path, *
     assert (store.is_overwritten, store.overwrites, set(store.entries)) == (
         True, 1, {"e/checkpoints/a.ckpt", "e/checkpoints/b.ckpt"},
     )  # fmt: skip
-    assert store.take_doubts().keys == {"e/checkpoints/c.ckpt"}
+    assert store.pop_unverified().keys == {"e/checkpoints/c.ckpt"}
     store.commit([])
     document = json.loads(older.path.read_text())
     assert (document["generation"], document["theirs"], set(document["entries"])) == (3, {"x": 1}, set(store.entries))

@@ -111,7 +111,7 @@ def test_the_index_says_which_run_each_checkpoint_came_from_and_what_was_logged_
     root, saved = trained
     with Indexer(root) as indexer:
         indexer.load()
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
         entries = read_index(root).entries
         unclear = {path for path in saved if path.startswith(("two/checkpoints", "later/checkpoints/without"))}
@@ -128,7 +128,7 @@ def test_the_index_says_which_run_each_checkpoint_came_from_and_what_was_logged_
         assert document.indexer is not None
         assert document.indexer.sources["wandb_run_id"] == "wandb"
         generation = read_index(root).generation
-        indexer.look()
+        indexer.scan_and_plan()
         indexer.finish()
         assert read_index(root).generation == generation
 
