@@ -153,16 +153,23 @@ class Indexer:
             self.known[key] = None
         return True
 
-    def look(self, places: Collection[str] = ("",), *, forget: bool = True) -> Snapshot:
+    def look(
+        self,
+        places: Collection[str] = ("",),
+        *,
+        forget: bool = True,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Snapshot:
         """Scan *places* and plan what follows from it; without *forget* no entry is taken out.
 
         Raises:
             OSError: the root cannot be listed.
+            ScanStopped: *should_stop* said so; nothing is planned.
 
         """
         if "" not in places:
             places = places_linked_to(places, self._links)
-        snapshot = scan(self.root, places, self.store.suffixes)
+        snapshot = scan(self.root, places, self.store.suffixes, should_stop=should_stop)
         if "" not in places:
             # An event about what could not be read: a chmod changes no stamp, and the next retry may be minutes away.
             for key in snapshot.found.keys() & self._retries.keys():

@@ -81,11 +81,11 @@ def test_too_many_hints_collapse_into_everything_and_cookies_survive_it() -> Non
     for i in range(3 * HINTS_MAX):
         hints.add(f"{i}.ckpt")
     hints.add(".checkpoint_index.cookie-2")
-    assert hints.take(0) == {EVERYTHING, ".checkpoint_index.cookie-1", ".checkpoint_index.cookie-2"}
-    assert hints.take(0) == set()
+    assert hints.drain(0) == {EVERYTHING, ".checkpoint_index.cookie-1", ".checkpoint_index.cookie-2"}
+    assert hints.drain(0) == set()
 
 
-def test_an_interrupt_wakes_the_next_take_at_once() -> None:
+def test_an_interrupt_wakes_the_next_drain_at_once() -> None:
     hints = Hints()
     hints.interrupt()
-    assert hints.take(60) == set()
+    assert hints.drain(60) == set()
