@@ -1,40 +1,36 @@
-"""When to try again what has failed: after a delay that grows with each failure in a row.
+"""When to try again what failed: each wait longer than the last, up to a longest one.
 
-Pure: moments are of any clock that does not jump, given as arguments. It promises that ``due_s`` lies at most *last_s*
-after the last failure. It knows nothing of what is tried, and adds no jitter: each user here is alone with its disk.
+Pure. A ``Backoff`` belongs to one thing that is tried; the caller says what time it is (of a clock that does not jump)
+and does the trying.
 """
 
 from __future__ import annotations
 
 
 class Backoff:
-    """The delays of one thing that is tried again and again; one thread uses it.
+    """The wait between two attempts, from *first_s* to *last_s*."""
 
-    >>> backoff = Backoff(1.0, 5.0)
-    >>> [backoff.failed(100.0), backoff.failed(101.0), backoff.failed(103.0), backoff.failed(107.0)]
-    [101.0, 103.0, 107.0, 112.0]
-    >>> backoff.succeeded()
-    >>> (backoff.due_s, backoff.failures, backoff.failed(200.0))
-    (-inf, 0, 201.0)
-    """
+    __slots__ = ("_factor", "_first_s", "_last_s", "delay_s", "due_s")
 
     def __init__(self, first_s: float, last_s: float, factor: float = 2.0) -> None:
         self._first_s = first_s
         self._last_s = last_s
         self._factor = factor
-        self._delay_s = first_s  # after the next failure
-        self.failures = 0  # in a row
-        self.due_s = float("-inf")  # the moment of the next attempt; at once while nothing has failed
+        self.delay_s = 0.0  # the last wait; 0 where nothing failed
+        self.due_s = float("-inf")  # the moment from which on the next attempt may begin
 
     def failed(self, now_s: float) -> float:
-        """Record a failure at *now_s* and return the moment of the next attempt."""
-        self.failures += 1
-        self.due_s = now_s + self._delay_s
-        self._delay_s = min(self._delay_s * self._factor, self._last_s)
+        """Return the moment of the next attempt, after one that failed at *now_s*.
+
+        >>> backoff = Backoff(1.0, 3.0)
+        >>> [backoff.failed(10.0) for _ in range(4)]
+        [11.0, 12.0, 13.0, 13.0]
+        """
+        self.delay_s = min(self.delay_s * self._factor or self._first_s, self._last_s)
+        self.due_s = now_s + self.delay_s
         return self.due_s
 
     def succeeded(self) -> None:
-        """Record a success: the next failure costs the first delay again."""
-        self.failures = 0
-        self._delay_s = self._first_s
+        """Begin anew: the next attempt is due at once, and the wait after its failure is the first one again."""
+        self.delay_s = 0.0
         self.due_s = float("-inf")

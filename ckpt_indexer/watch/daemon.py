@@ -93,7 +93,7 @@ class Daemon:
 
     def _wait_for_root(self, reason: str) -> None:
         """Wait a moment for a root that is not there, or cannot be used; what is known of it stands meanwhile."""
-        if not self._root_retry.failures:
+        if not self._root_retry.delay_s:
             log.warning("root_lost", root=self.root, reason=reason)
             self.manager.status(f"the outputs root cannot be used: {reason}")
         now_s = time.monotonic()
@@ -101,7 +101,7 @@ class Daemon:
         self.manager.alive()
 
     def _report_root_found(self) -> None:
-        if self._root_retry.failures:
+        if self._root_retry.delay_s:
             self._root_retry.succeeded()
             log.info("root_found", root=self.root)
 

@@ -83,11 +83,7 @@ class CommitSchedule:
         self._pace = Pace(now_s)
         self._retry = Backoff(COMMIT_RETRY_FIRST_S, COMMIT_RETRY_LAST_S)
         self._dirty_since_s: float | None = None
-
-    @property
-    def failures(self) -> int:
-        """How many writes have failed in a row."""
-        return self._retry.failures
+        self.failures = 0  # writes that failed in a row
 
     def report_unwritten(self, now_s: float, unwritten: Unwritten) -> None:
         """Record what is unwritten now: the delays count from the first time that there is something."""
@@ -115,11 +111,13 @@ class CommitSchedule:
     def report_succeeded(self) -> None:
         """Record that nothing is left to write, also where nothing had to be written."""
         self._retry.succeeded()
+        self.failures = 0
         self._dirty_since_s = None
 
     def report_failed(self, now_s: float) -> None:
         """Record a write that failed; what was to be written still is."""
         self._retry.failed(now_s)
+        self.failures += 1
 
 
 class PassSchedule:
@@ -148,7 +146,7 @@ class PassSchedule:
 
     def report_unseen(self, now_s: float) -> None:
         """Record that a scan of some places, not of the whole tree, could not look at everything."""
-        if not self._unseen.failures:
+        if not self._unseen.delay_s:
             self._unseen.failed(now_s)
         self.due_s = min(self.due_s, self._unseen.due_s)
 

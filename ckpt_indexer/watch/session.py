@@ -90,7 +90,7 @@ class Session:
             except Exception as error:
                 if self._is_root_lost():
                     return
-                if not self._retry.failures:  # once, however long a disk stays broken
+                if not self._retry.delay_s:  # once, however long a disk stays broken
                     log.exception("turn_failed")
                 self._wait_after(error)
                 self._daemon.hints.add(EVERYTHING)
