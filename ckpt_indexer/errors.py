@@ -39,6 +39,10 @@ class RootUnusable(CkptIndexerError, OSError):
     """outputs root {root}: {reason}"""
 
 
+class ScanStopped(CkptIndexerError):
+    """the scan of {root} was stopped before its end"""
+
+
 class SettingInvalid(CkptIndexerError, ValueError):
     """setting {setting}: {reason}"""
 

@@ -180,7 +180,7 @@ def test_every_file_name_on_disk_is_named() -> None:
 
 def test_every_reason_for_being_degraded_has_its_row() -> None:
     rows = [codes(row[0])[0] for row in table("| reason | meaning | cure |")]
-    said = re.compile(r'(?:_account\.set|Reason)\(\s*"([a-z-]+)"')
+    said = re.compile(r'(?:keeper\.set|Reason)\(\s*"([a-z-]+)"')
     assert set(rows) == {code for path in PACKAGE.rglob("*.py") for code in said.findall(path.read_text("utf-8"))}
 
 

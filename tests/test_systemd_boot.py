@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from ckpt_indexer import paths, read_index
-from ckpt_indexer.watch.state import DaemonState, read_state
+from ckpt_indexer.daemon_state import DaemonState, read_state
 from tests.process import TIMEOUT_S, wait_for
 
 if TYPE_CHECKING:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ckpt_indexer.cli.flags import settings_options
 from ckpt_indexer.cli.options import note, printable, root_argument
 from ckpt_indexer.errors import CkptIndexerError
-from ckpt_indexer.settings import ENVIRONMENT_PREFIX
 from ckpt_indexer.systemd_notify import ServiceManager
 from ckpt_indexer.tree.local import check_root
 from ckpt_indexer.web.settings import NOT_FLAGS, ServerSettings, load_server_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
@@ -26,24 +23,12 @@ class ExtraMissing(CkptIndexerError, ImportError):
     """serve needs {missing}: pip install 'ckpt-indexer[web]'"""
 
 
-def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a flag of every setting but the token; the values stay ``None`` where a flag is not given."""
-    for name, field in reversed(ServerSettings.model_fields.items()):
-        if name in NOT_FLAGS:
-            continue
-        default = "none" if field.default in (None, ()) else field.default
-        text = f"{field.description} [default: {default}; env: {ENVIRONMENT_PREFIX}{name.upper()}]"
-        kind = int if field.annotation is int else str
-        function = click.option("--" + name.replace("_", "-"), name, type=kind, default=None, help=text)(function)
-    return function
-
-
 @click.command("serve")
 @root_argument
 @click.option(
     "--config", type=click.Path(dir_okay=False), envvar="CKPT_INDEXER_SERVE_CONFIG", help="YAML file of settings."
 )
-@_settings_options
+@settings_options(ServerSettings, exclude=NOT_FLAGS)
 def command(root: str, config: str | None, **flags: Any) -> None:
     """Serve the index of ROOT as a page and an HTTP API, until SIGTERM or Ctrl-C.
 

@@ -5,43 +5,24 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any
 
 import click
 
+from ckpt_indexer.cli.flags import settings_options
 from ckpt_indexer.cli.options import root_argument
 from ckpt_indexer.errors import SettingInvalid
 from ckpt_indexer.log import configure_log
-from ckpt_indexer.settings import ENVIRONMENT_PREFIX, Settings, load_settings
+from ckpt_indexer.settings import Settings, load_settings
 from ckpt_indexer.systemd_notify import ServiceManager
 from ckpt_indexer.watch.daemon import Daemon
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a flag of every setting; the values stay ``None`` where a flag is not given."""
-    for name, field in reversed(Settings.model_fields.items()):
-        flag = "--" + name.replace("_", "-")
-        default = "the index's, else .ckpt" if field.default is None else field.default
-        text = f"{field.description} [default: {default}; env: {ENVIRONMENT_PREFIX}{name.upper()}]"
-        kind: Any = field.annotation
-        if kind is bool:
-            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
-        elif get_origin(kind) is Literal:
-            option = click.option(flag, name, type=click.Choice(get_args(kind)), default=None, help=text)
-        else:
-            option = click.option(flag, name, type=kind if kind in (int, float) else str, default=None, help=text)
-        function = option(function)
-    return function
 
 
 @click.command("watch")
 @root_argument
 @click.option("--config", type=click.Path(dir_okay=False), envvar="CKPT_INDEXER_CONFIG", help="YAML file of settings.")
 @click.option("--json", "as_json", is_flag=True, help="Log JSON lines: the same as --log-format=json.")
-@settings_options
+@settings_options(Settings)
 def command(root: str, config: str | None, as_json: bool, **flags: Any) -> None:
     """Watch ROOT and keep its index and sidecars equal to the disk, until SIGTERM or Ctrl-C.
 
@@ -51,7 +32,7 @@ def command(root: str, config: str | None, as_json: bool, **flags: Any) -> None:
         flags["log_format"] = "json"
 
     def load() -> Settings:
-        settings = load_settings(flags, os.environ, config)
+        settings = load_settings(Settings, flags, os.environ, config)
         if settings.wandb_api and importlib.util.find_spec("wandb") is None:
             raise SettingInvalid(setting="wandb_api", reason="it needs wandb: pip install 'ckpt-indexer[wandb]'")
         configure_log(settings.log_level, settings.log_format, is_terminal=sys.stderr.isatty())

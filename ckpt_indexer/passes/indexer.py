@@ -145,18 +145,25 @@ class Indexer:
         self._discard_contested(self.store.load())
         return self.store.loads != loads
 
-    def scan_and_plan(self, places: Collection[str] = ("",), *, force: bool = False) -> Snapshot:
+    def scan_and_plan(
+        self,
+        places: Collection[str] = ("",),
+        *,
+        force: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Snapshot:
         """Scan *places* and plan what follows from it.
 
         With *force* every checkpoint found there is read again, whatever its stamp and its sidecar say.
 
         Raises:
             OSError: the root cannot be listed.
+            ScanStopped: *should_stop* said so; nothing is planned.
 
         """
         if "" not in places:
             places = places_linked_to(places, self.known.links)
-        snapshot = scan(self.root, places, self.store.suffixes)
+        snapshot = scan(self.root, places, self.store.suffixes, should_stop=should_stop)
         if "" not in places:
             self._invalidate_unreadable(snapshot.found)
         plan = reconcile(snapshot, self.known.stamps, places, self.store.suffixes)

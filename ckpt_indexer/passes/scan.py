@@ -17,12 +17,13 @@ import msgspec
 from msgspec.structs import replace
 
 from ckpt_indexer import paths
+from ckpt_indexer.errors import ScanStopped
 from ckpt_indexer.model import Fingerprint, OtherSidecar, Stamp
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -55,16 +56,23 @@ class Snapshot(NamedTuple):
     folders: int  # how many were listed
 
 
-def scan(root: str, places: Collection[str] = ("",), suffixes: tuple[str, ...] = paths.SUFFIXES) -> Snapshot:
+def scan(
+    root: str,
+    places: Collection[str] = ("",),
+    suffixes: tuple[str, ...] = paths.SUFFIXES,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Snapshot:
     """Look at *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
 
-    What ends in one of *suffixes* is a checkpoint.
+    What ends in one of *suffixes* is a checkpoint. *should_stop* is asked before each folder and each place.
 
     Raises:
         OSError: the root itself cannot be listed.
+        ScanStopped: *should_stop* said so; half a snapshot would make the rest look gone.
 
     """
-    walk = _Walk(root, suffixes)
+    walk = _Walk(root, suffixes, should_stop)
     os.stat(root)
     for place in _outermost(places):
         walk.look_at(place)
@@ -89,8 +97,9 @@ class _Around(NamedTuple):
 
 
 class _Walk:
-    def __init__(self, root: str, suffixes: tuple[str, ...]) -> None:
+    def __init__(self, root: str, suffixes: tuple[str, ...], should_stop: Callable[[], bool]) -> None:
         self.root = root
+        self.should_stop = should_stop
         self.suffixes = suffixes
         self.sidecar_ends = tuple(suffix + paths.SIDECAR_SUFFIX for suffix in suffixes)
         self.real_root = os.path.realpath(root)
@@ -103,6 +112,7 @@ class _Walk:
         self.runs: dict[str, wandb.RunStat | None] = {}  # by their oldest folder
 
     def look_at(self, place: str) -> None:
+        self._check_stop()
         if place == "":
             self._folder("", _Around())
             return
@@ -126,6 +136,7 @@ class _Walk:
         """List *folder* and those below, depth first, without recursion."""
         waiting = [(folder, around)]
         while waiting:
+            self._check_stop()
             folder, around = waiting.pop()
             config = around.config
             self.folders += 1
@@ -319,6 +330,10 @@ class _Walk:
         if status is None or not stat.S_ISREG(status.st_mode):
             return None
         return (paths.to_key(path), fingerprint_of(status))
+
+    def _check_stop(self) -> None:
+        if self.should_stop():
+            raise ScanStopped(root=self.root)
 
     def _note_unseen(self, path: str, error: OSError) -> None:
         self.unseen[path] = error.strerror or str(error)

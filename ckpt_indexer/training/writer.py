@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from ckpt_indexer import paths
+from ckpt_indexer.backoff import Backoff
 from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.formats.plain_yaml import parse_yaml
 from ckpt_indexer.index import codec
@@ -39,8 +40,12 @@ class _Pending(NamedTuple):
     """A path to look at."""
 
     before: Fingerprint | None  # what stood there when the save began: as long as that stands, it is not written
-    due: float
-    delay_s: float  # until the look after the next
+    due_s: float
+    retry: Backoff
+
+
+def _pending(before: Fingerprint | None, due_s: float) -> _Pending:
+    return _Pending(before, due_s, Backoff(RETRY_FIRST_S, RETRY_LAST_S))
 
 
 class Writer:
@@ -66,7 +71,7 @@ class Writer:
                     continue  # it is waited for until it is written, which nobody says again
                 if len(self._pending) >= PENDING_MAX:
                     path, before = path.rpartition("/")[0], ANYTHING  # noqa: PLW2901
-                self._pending[path] = _Pending(before, time.monotonic() + COALESCE_S, RETRY_FIRST_S)
+                self._pending[path] = _pending(before, time.monotonic() + COALESCE_S)
                 if len(self._seen) < PENDING_MAX:
                     self._seen[path] = None
             self._wake.notify()
@@ -100,14 +105,16 @@ class Writer:
         with self._wake:
             while not self._is_ending:
                 now = time.monotonic()
-                earliest = min((pending.due for pending in self._pending.values()), default=None)
+                earliest = min((pending.due_s for pending in self._pending.values()), default=None)
                 if earliest is not None and earliest <= now:
                     break
                 self._wake.wait(None if earliest is None else earliest - now)
             if self._is_ending:
-                return {path: self._pending.get(path, _NOW) for path in {**self._seen, **self._pending}}, True
+                return {
+                    path: self._pending.get(path) or _pending(ANYTHING, 0.0) for path in {**self._seen, **self._pending}
+                }, True
             soon = time.monotonic() + COALESCE_S  # what was submitted since goes with it
-            taken = {path: pending for path, pending in self._pending.items() if pending.due <= soon}
+            taken = {path: pending for path, pending in self._pending.items() if pending.due_s <= soon}
             for path in taken:
                 del self._pending[path]
             return taken, False
@@ -125,9 +132,9 @@ class Writer:
         again = {path for path in taken if path not in is_written or _status(indexer, path) == "incomplete"}
         with self._wake:
             for path in again - self._pending.keys():
-                before, _, delay_s = taken[path]
+                before, _, retry = taken[path]
                 before = before if path not in is_written else ANYTHING
-                self._pending[path] = _Pending(before, time.monotonic() + delay_s, min(2 * delay_s, RETRY_LAST_S))
+                self._pending[path] = _Pending(before, retry.failed(time.monotonic()), retry)
 
     def _check(self, indexer: Indexer, places: Collection[str]) -> None:
         """Notice what the entries say about our own work: the sidecars, and the reader."""
@@ -147,9 +154,6 @@ class Writer:
                     open(descriptor, "rb", closefd=False) as file,
                 ):
                     parse_sidecar(parse_yaml(file.read(YAML_MAX + 1)))
-
-
-_NOW = _Pending(ANYTHING, 0.0, RETRY_FIRST_S)
 
 
 def _status(indexer: Indexer, path: str) -> str | None:

@@ -1,8 +1,9 @@
 """Keeping the index equal to the disk.
 
-    emitter ─▶ hints ─▶ scan ─▶ reconcile ─▶ indexer ─▶ index
-    (inotify)  (where    (what    (what to    (read, write
-               to look)  is there) do: pure)   sidecars, commit)
+    emitter ─▶ observer ─▶ hints ─▶ session ─▶ passes ─▶ index
+    (inotify)  (paths to    (where    (a turn)   (scan, reconcile,
+                subjects)   to scan)              read, commit)
 
-``daemon`` is the loop around it, ``notify`` its word to systemd.
+``daemon`` owns signals and settings and begins a ``session`` for each root it meets; ``schedules`` and ``barriers`` say
+when a session writes, scans and answers, and are pure; ``state`` writes what ``daemon_state`` reads.
 """

@@ -1,64 +1,42 @@
-"""What the daemon says about itself, in a file beside the index.
+"""The writing side of ``daemon_state``: the state as the daemon keeps it, and the file beside the index.
 
-``.checkpoint_index.daemon.json`` is replaced after every full pass and whenever the state changes. The lock on
-``.checkpoint_index.daemon.lock`` is held as long as the daemon lives: it, not the file, says whether it does
-(``daemon_state.is_daemon_alive``).
+A ``StateKeeper`` derives the state from the reasons that hold now; each change is logged once and reported to its
+owner. Where the file cannot be written it is removed, because no state is better than an old one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from ckpt_indexer import paths
-from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
+from ckpt_indexer.daemon_state import DaemonState, Reason, State
+from ckpt_indexer.tree.local import opened_folder, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-State = Literal["ok", "degraded", "polling", "stopped"]
-_STATE_MAX = 1 << 20  # bytes
-_ONLY_PASSES = frozenset({"network", "blind", "watch-failed"})  # nothing is wrong but that there are no events
+_ONLY_PASSES = frozenset({"network", "blind", "watch-failed"})  # the index is right, but by passes instead of events
 _NEEDS_PASSES = _ONLY_PASSES | {"watches"}
 
 log = structlog.get_logger("ckpt_indexer")
 
 
-class Reason(msgspec.Struct):
-    """Why the index may be behind the disk, and what helps."""
+class StateKeeper:
+    """The state of one session; *on_change* is called after each change of the state or its reasons."""
 
-    code: str
-    message: str
-    cure: str = ""
-
-
-class DaemonState(msgspec.Struct):
-    """The daemon's own account."""
-
-    state: State = "stopped"
-    reasons: list[Reason] = []
-    pid: int | None = None
-    started: str | None = None  # ISO 8601, UTC
-    last_pass: str | None = None  # when the last pass over everything was finished
-    generation: int = 0
-    overflows: int = 0
-    rebuilds: int = 0  # of the watches
-    watches: int = 0
-    index_writes: int = 0
-
-
-class Account:
-    """The state as it is kept: reasons come and go by code, and each change is logged and told once."""
-
-    def __init__(self, state: DaemonState, on_change: Callable[[], None]) -> None:
+    def __init__(self, root: str, state: DaemonState, on_change: Callable[[], None]) -> None:
         self.state = state
-        state.state, state.reasons = "ok", []
+        self.is_written = True  # the file says what the state is, as far as it was to be written
+        self._root = root
         self._reasons: dict[str, Reason] = {}
         self._on_change = on_change
+        self._is_ready = False
+        state.state, state.reasons = "starting", []
 
     @property
     def is_polling(self) -> bool:
@@ -69,31 +47,49 @@ class Account:
         return code in self._reasons
 
     def set(self, code: str, message: str, cure: str) -> None:
-        """Give a reason why the index may be behind the disk; of several with one code the first stands."""
+        """Add a reason why the index may be behind the disk; of several with one code the first stands."""
         if code in self._reasons:
             return
         self._reasons[code] = Reason(code, message, cure)
         log.warning("degraded", code=code, message=message, cure=cure)
-        self._changed()
-
-    def clear(self, code: str) -> None:
-        """Take a reason back."""
-        if self._reasons.pop(code, None) is not None:
-            log.info("restored", code=code)
-            self._changed()
-
-    def _changed(self) -> None:
-        codes = self._reasons.keys()
-        self.state.reasons = list(self._reasons.values())
-        self.state.state = "ok" if not codes else "polling" if codes <= _ONLY_PASSES else "degraded"
+        self._update()
         self._on_change()
 
+    def clear(self, code: str) -> None:
+        """Remove a reason."""
+        if self._reasons.pop(code, None) is not None:
+            log.info("restored", code=code)
+            self._update()
+            self._on_change()
 
-def write_state(root: str, state: DaemonState) -> bool:
-    """Put the state beside the index; where that is not possible there is none, rather than an old one.
+    def set_ready(self) -> None:
+        """Record that the index has equalled the disk once."""
+        self._is_ready = True
+        self._update()
 
-    Says whether it is there.
-    """
+    def write(self) -> None:
+        """Write the state into its file."""
+        self.is_written = _write_state(self._root, self.state)
+
+    def write_stopped(self) -> None:
+        """Write that there is no session any more."""
+        self.state.state, self.state.reasons = "stopped", []
+        self.write()
+
+    def _update(self) -> None:
+        self.state.reasons = list(self._reasons.values())
+        self.state.state = self._summary()
+
+    def _summary(self) -> State:
+        if not self._reasons.keys() <= _ONLY_PASSES:
+            return "degraded"
+        if not self._is_ready:
+            return "starting"
+        return "polling" if self._reasons else "ok"
+
+
+def _write_state(root: str, state: DaemonState) -> bool:
+    """Write the state beside the index, or remove the old one; return whether it is there."""
     with contextlib.suppress(OSError), opened_folder(root, "") as folder:
         try:
             replace_file(folder, paths.DAEMON_STATE_NAME, msgspec.json.encode(state) + b"\n", durable=False)
@@ -102,12 +98,3 @@ def write_state(root: str, state: DaemonState) -> bool:
         else:
             return True
     return False
-
-
-def read_state(root: str) -> DaemonState | None:
-    """Read the state; ``None`` where there is none that can be read."""
-    try:
-        with opened_file(root, paths.DAEMON_STATE_NAME) as fd:
-            return msgspec.json.decode(os.read(fd, _STATE_MAX), type=DaemonState)
-    except (OSError, msgspec.MsgspecError):
-        return None

@@ -24,13 +24,12 @@ from isal import isal_zlib
 from pydantic import StringConstraints
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from ckpt_indexer import paths
+from ckpt_indexer import daemon_state, paths
 from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.query import parse_filter, parse_order
 from ckpt_indexer.web import compare, older, pages, schema, summary, table
 from ckpt_indexer.web import view as views
-from ckpt_indexer.web.account import read_account
 from ckpt_indexer.web.catalog import Catalog
 from ckpt_indexer.web.follower import Follower, TooBusy
 from ckpt_indexer.web.sidecars import Sidecars
@@ -373,11 +372,11 @@ class Api:
         """Say how the catalog is: `unhealthy` (503) without an index, `degraded` if it may be behind the disk."""
         view, error = await self.follower.fresh(), self.catalog.error
 
-        account = await self.follower.read(lambda: read_account(self.catalog.root))
+        daemon = await self.follower.read(lambda: daemon_state.describe(self.catalog.root))
 
         def work() -> bytes:
             counts = view.keep("counts", summary.count)
-            is_behind = account.state not in ("ok", "polling")
+            is_behind = daemon.state not in ("ok", "polling")
             return msgspec.json.encode({
                 "catalog_status": "unhealthy" if error else "degraded" if is_behind else "healthy",
                 "checkpoint_count": counts.checkpoints,
@@ -386,7 +385,7 @@ class Api:
                 "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
                 "generation": view.generation,
                 "statuses": counts.statuses,
-                "daemon": {"state": account.state, "alive": account.is_alive, "reasons": account.reasons},
+                "daemon": {"state": daemon.state, "alive": daemon.is_alive, "reasons": daemon.reasons},
                 "recent_errors": view.keep("errors", summary.recent_errors),
                 "detail": None if error is None else str(error),
             })  # fmt: skip
@@ -403,9 +402,9 @@ class Api:
         from ckpt_indexer.web.metrics import CONTENT_TYPE, encode_metrics
 
         view = await self.follower.fresh()
-        account = await self.follower.read(lambda: read_account(self.catalog.root))
+        daemon = await self.follower.read(lambda: daemon_state.describe(self.catalog.root))
         body = await self.follower.work(
-            lambda: encode_metrics(self.catalog, view.keep("counts", summary.count), account, self.traffic)
+            lambda: encode_metrics(self.catalog, view.keep("counts", summary.count), daemon, self.traffic)
         )
         return Response(body, headers={"content-type": CONTENT_TYPE, "cache-control": "no-store"})
 

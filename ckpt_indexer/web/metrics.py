@@ -1,7 +1,7 @@
 """The figures for Prometheus, put together when they are asked for.
 
 Names begin with ``ckpt_indexer_``, units are base units, and no label holds a path, a key or a run: their number has no
-bound. The daemon's figures come from its own account.
+bound. The daemon's figures come from its own daemon.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ckpt_indexer import __version__
+from ckpt_indexer.daemon_state import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client.metrics_core import Metric
 
-    from ckpt_indexer.web.account import Account
+    from ckpt_indexer.daemon_state import DaemonStatus
     from ckpt_indexer.web.catalog import Catalog
     from ckpt_indexer.web.summary import Counts
     from ckpt_indexer.web.traffic import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("ok", "polling", "degraded", "stopped")
 
 
-def encode_metrics(catalog: Catalog, counts: Counts, account: Account, traffic: Traffic) -> bytes:
+def encode_metrics(catalog: Catalog, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> bytes:
     """Write all figures in the text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(catalog, counts, account, traffic))
+    registry.register(_Once(catalog, counts, daemon, traffic))
     return generate_latest(registry)
 
 
 class _Once(Collector):
-    def __init__(self, catalog: Catalog, counts: Counts, account: Account, traffic: Traffic) -> None:
-        self._catalog, self._counts, self._account, self._traffic = catalog, counts, account, traffic
+    def __init__(self, catalog: Catalog, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> None:
+        self._catalog, self._counts, self._status, self._traffic = catalog, counts, daemon, traffic
 
     def describe(self) -> list[Metric]:
         return []
@@ -72,22 +72,22 @@ class _Once(Collector):
         yield from (number, size)
 
     def _daemon(self) -> Iterator[Metric]:
-        account = self._account
-        yield _gauge("daemon_up", "Whether a daemon keeps the index.", float(account.is_alive))
-        states = {state: state == account.state for state in STATES}
+        daemon = self._status
+        yield _gauge("daemon_up", "Whether a daemon keeps the index.", float(daemon.is_alive))
+        states = {str(state): state == daemon.state for state in STATES}
         yield StateSetMetricFamily("ckpt_indexer_daemon_state", "What the daemon says of itself.", value=states)
         reasons = GaugeMetricFamily(
             "ckpt_indexer_daemon_degraded", "Why the index may be behind the disk.", labels=["reason"]
         )
-        for code in {reason.code for reason in account.reasons}:
+        for code in {reason.code for reason in daemon.reasons}:
             reasons.add_metric([code], 1)
         yield reasons
-        yield _gauge("daemon_start_timestamp_seconds", "When it was started.", _seconds(account.started))
-        yield _gauge("daemon_last_pass_timestamp_seconds", "Its last look at everything.", _seconds(account.last_pass))
-        yield _gauge("daemon_watches", "Its inotify watches.", account.watches)
-        yield _counter("daemon_overflows", "Overflows of its event queue.", account.overflows)
-        yield _counter("daemon_rebuilds", "How often it watched anew.", account.rebuilds)
-        yield _counter("daemon_index_writes", "How often it wrote the index.", account.index_writes)
+        yield _gauge("daemon_start_timestamp_seconds", "When it was started.", _seconds(daemon.started))
+        yield _gauge("daemon_last_pass_timestamp_seconds", "Its last look at everything.", _seconds(daemon.last_pass))
+        yield _gauge("daemon_watches", "Its inotify watches.", daemon.watches)
+        yield _counter("daemon_overflows", "Overflows of its event queue.", daemon.overflows)
+        yield _counter("daemon_rebuilds", "How often it watched anew.", daemon.rebuilds)
+        yield _counter("daemon_index_writes", "How often it wrote the index.", daemon.index_writes)
 
     def _server(self) -> Iterator[Metric]:
         traffic = self._traffic

@@ -110,9 +110,9 @@ class DaemonReason(BaseModel):
 
 
 class Daemon(BaseModel):
-    """The daemon, by its own account."""
+    """The daemon, as far as it is known."""
 
-    state: str = Field(description="ok, polling, degraded, or stopped.")
+    state: str = Field(description="starting, ok, polling, degraded, or stopped.")
     alive: bool
     reasons: list[DaemonReason]
 

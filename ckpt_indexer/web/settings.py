@@ -1,23 +1,23 @@
 """The server's settings: one table, from which flags, environment, the YAML file, ``--help`` and the README follow.
 
-Precedence: flags, then ``CKPT_INDEXER_*``, then the YAML file, then the defaults here. The token alone is no flag: the
-command line of a process is everybody's to read.
+The loader is ``settings.load_settings``; what it cannot know is here: where the token is read from, and that an address
+that others can reach needs one. The token alone is no flag: the command line of a process is everybody's to read.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from ckpt_indexer.errors import SettingInvalid
-from ckpt_indexer.settings import ENVIRONMENT_PREFIX, read_settings_file
+from ckpt_indexer.settings import ENVIRONMENT_PREFIX, load_settings
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
 TOKEN_BYTES_MIN = 16  # as many as `openssl rand -hex 8` gives; less can be tried out
@@ -92,23 +92,14 @@ NOT_FLAGS = frozenset({"token"})
 def load_server_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], config_file: str | os.PathLike[str] | None
 ) -> ServerSettings:
-    """Put the settings together; values that are ``None`` in *flags* were not given.
+    """Build the settings from their sources; values that are ``None`` in *flags* were not given.
 
     Raises:
         SettingInvalid: a file cannot be read, a key is unknown, a value is out of its range, or an address that others
             can reach has no token.
 
     """
-    values: dict[str, Any] = {} if config_file is None else read_settings_file(os.fspath(config_file))
-    for name in ServerSettings.model_fields:
-        if ENVIRONMENT_PREFIX + name.upper() in environment:
-            values[name] = environment[ENVIRONMENT_PREFIX + name.upper()]
-    values.update({name: value for name, value in flags.items() if value is not None})
-    try:
-        settings = ServerSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise SettingInvalid(setting=".".join(map(str, first["loc"])), reason=first["msg"]) from None
+    settings = load_settings(ServerSettings, flags, environment, config_file)
     if settings.token_file is not None:
         settings = settings.model_copy(update={"token": SecretStr(_read_token(settings.token_file))})
     if settings.token is None and not settings.is_loopback:

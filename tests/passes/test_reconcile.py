@@ -10,7 +10,6 @@ from ckpt_indexer import paths
 from ckpt_indexer.model import Stamp
 from ckpt_indexer.passes.reconcile import FEW, Scope, places_linked_to, reconcile
 from ckpt_indexer.passes.scan import Found, Snapshot
-from ckpt_indexer.watch.events.hints import EVERYTHING, HINTS_MAX, Hints
 
 KEYS = st.sampled_from(["a.ckpt", "x/a.ckpt", "x/b.ckpt", "x/y/a.ckpt", "xy/a.ckpt"])
 STAMPS = st.builds(Stamp, st.tuples(st.integers(0, 2), st.integers(0, 2), st.just(1)))
@@ -74,19 +73,3 @@ def test_an_entry_that_has_to_be_made_again_is_read_though_its_stamp_is_unknown(
 def test_links_into_a_place_are_looked_at_with_it() -> None:
     links = {"a/last.ckpt": "a/e.ckpt", "b/last.ckpt": "b/e.ckpt"}
     assert places_linked_to({"b"}, links) == {"b", "b/last.ckpt"}
-
-
-def test_too_many_hints_collapse_into_everything_and_cookies_survive_it() -> None:
-    hints = Hints()
-    hints.add(".checkpoint_index.cookie-1")
-    for i in range(3 * HINTS_MAX):
-        hints.add(f"{i}.ckpt")
-    hints.add(".checkpoint_index.cookie-2")
-    assert hints.take(0) == {EVERYTHING, ".checkpoint_index.cookie-1", ".checkpoint_index.cookie-2"}
-    assert hints.take(0) == set()
-
-
-def test_an_interrupt_wakes_the_next_take_at_once() -> None:
-    hints = Hints()
-    hints.interrupt()
-    assert hints.take(60) == set()

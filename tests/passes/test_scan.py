@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from ckpt_indexer.errors import ScanStopped
 from ckpt_indexer.model import Stamp
 from ckpt_indexer.passes.scan import Found, scan
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def put(path: Path, data: bytes = b"x") -> Path:
@@ -143,3 +144,22 @@ def test_a_folder_that_cannot_be_listed_is_unseen_and_not_empty(tmp_path: Path) 
 def test_unfinished_files_of_ours_are_reported(tmp_path: Path) -> None:
     put(tmp_path / "r/.ckpt-indexer-12-ab.tmp")
     assert scan(str(tmp_path)).temporaries == ["r/.ckpt-indexer-12-ab.tmp"]
+
+
+@pytest.mark.parametrize("places", [("",), tuple(f"f{i}" for i in range(50))])
+def test_a_scan_that_is_to_stop_ends_before_its_next_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[str, ...]
+) -> None:
+    for i in range(50):
+        (tmp_path / f"f{i}").mkdir()
+    listed: list[str] = []
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        listed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ScanStopped):
+        scan(str(tmp_path), places, should_stop=lambda: len(listed) >= 7)
+    assert len(listed) == 7

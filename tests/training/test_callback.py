@@ -306,9 +306,7 @@ def test_a_checkpoint_that_is_written_later_is_indexed_when_it_stands(root: Path
     seen: list[set[str]] = []
 
     def release() -> None:
-        wait_for(
-            lambda: [path for path, each in callback._writer._pending.items() if each.delay_s > writer.RETRY_FIRST_S]
-        )
+        wait_for(lambda: [path for path, each in callback._writer._pending.items() if each.retry.delay_s > 0])
         seen.append(set(indexed(root)))
         disk.allowed.release(9)
         wait_for(lambda: len(indexed(root)) == 2)

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from ckpt_indexer import read_index
 from ckpt_indexer.paths import INDEX_NAME
 from ckpt_indexer.web import create_app
-from ckpt_indexer.web.account import Account
 from tests.process import Daemon, encoded, put, status_of, wait_for
 from tests.web.serving import Server
 
@@ -139,9 +138,3 @@ def test_entries_that_are_none_do_not_hide_the_others(tree: Path) -> None:
     with TestClient(create_app(tree), base_url="http://localhost") as client:
         answer = client.get("/api/checkpoints")
         assert (answer.json()["total"], b"\n" in answer.content) == (12, False)
-
-
-def test_the_account_has_the_fields_that_the_daemon_writes() -> None:
-    from ckpt_indexer.watch.state import DaemonState
-
-    assert set(Account.__struct_fields__) - set(DaemonState.__struct_fields__) == {"is_alive"}

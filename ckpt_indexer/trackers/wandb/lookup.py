@@ -29,7 +29,9 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import platformdirs
 
+from ckpt_indexer.backoff import Backoff
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Problem
 from ckpt_indexer.trackers.wandb.run import Run, RunPath, summary_of
@@ -83,7 +85,7 @@ class Lookup:
         self._cache_dir = cache_dir
         self._on_result = on_result
         self._answer_s = answer_s
-        self._pauses_s = pauses_s
+        self._retry = Backoff(*pauses_s)
         self._environment = environment
         self._changed = threading.Condition()  # guards what follows
         self._wanted: dict[RunPath, None] = {}  # in the order in which they will be asked about
@@ -127,10 +129,10 @@ class Lookup:
             self._changed.notify()
 
     def _work(self) -> None:
-        pause_s, asked = 0.0, 0
+        asked = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_closed, timeout=pause_s)
+                self._changed.wait_for(lambda: self._is_closed, timeout=self._retry.delay_s)
                 self._changed.wait_for(lambda: self._is_closed or self._wanted)
                 if self._is_closed:
                     return
@@ -138,8 +140,10 @@ class Lookup:
                 self._prune()
             answered = self._ask_all()
             asked += answered
-            first_s, last_s = self._pauses_s
-            pause_s = 0.0 if self.problem is None else min(max(2 * pause_s, first_s), last_s)
+            if self.problem is None:
+                self._retry.succeeded()
+            else:
+                self._retry.failed(time.monotonic())
 
     def _ask_all(self) -> int:
         """Ask until nothing is wanted or a question fails; say how many were answered."""
@@ -266,12 +270,9 @@ class Lookup:
                 os.unlink(path)
 
 
-def default_cache_dir(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the place for the cache (XDG Base Directory Specification)."""
-    base = environment.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):
-        base = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "ckpt-indexer", "wandb")
+def default_cache_dir() -> str:
+    """Return the folder of the cache (XDG Base Directory Specification)."""
+    return os.path.join(platformdirs.user_cache_dir("ckpt-indexer"), "wandb")
 
 
 def _cache_path(run: RunPath) -> str:

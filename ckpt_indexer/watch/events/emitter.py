@@ -1,24 +1,24 @@
 """Inotify, by the rules that a catalogue needs: a thread that turns the kernel's events into ``watchdog``'s.
 
 It owns one inotify descriptor and the watches of every folder below the root; promises that whatever it cannot see is
-said, never swallowed. ``watchdog``'s own emitter, measured, loses events silently when the kernel's queue overflows and
-then rebuilds its watches in place, which overflows the queue again; reports files under their old path after a folder
-was moved away; holds all events back 0.5 s for every file moved out; and is silently blind without watches. Its
+reported, never swallowed. ``watchdog``'s own emitter, measured, loses events silently when the kernel's queue overflows
+and then rebuilds its watches in place, which overflows the queue again; reports files under their old path after a
+folder was moved away; holds all events back 0.5 s for every file moved out; and is silently blind without watches. Its
 ``BaseObserver`` has a second thread, and before it a queue without a bound. Here each event is handed over by the
 thread that read it: the kernel alone queues, and says so when it has to drop.
 
-| the kernel says | done at once | told |
+| the kernel says | done at once | event |
 |---|---|---|
 | file created, closed after writing, moved in, its attributes changed | | created, closed |
 | file deleted, moved away | | deleted |
-| folder created, moved in | watch all of it, *then* tell: what came earlier is found by looking | folder created |
+| folder created, moved in | watch all of it, *then* emit: what came earlier is found by a scan | folder created |
 | folder moved away | forget its watches and those below; moves are not paired | folder deleted |
-| queue overflow | stop for good: the owner starts a new emitter and looks at everything | ``Blinded`` |
-| root deleted, moved, unmounted; the descriptor cannot be read | the same | ``Blinded`` |
-| no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``Blinded``, once for each folder |
-| folder unreadable (EACCES) | go on | ``Blinded``, once for each folder |
+| queue overflow | stop for good: the owner starts a new emitter and scans everything | ``WatchGap`` |
+| root deleted, moved, unmounted; the descriptor cannot be read | the same | ``WatchGap`` |
+| no more watches (ENOSPC, ENOMEM) | go on with what is watched | ``WatchGap``, once for each folder |
+| folder unreadable (EACCES) | go on | ``WatchGap``, once for each folder |
 
-Every event only says where to look. The mask leaves out reads (a reader must not wake us), and includes attribute
+Every event only says where to scan. The mask leaves out reads (a reader must not wake us), and includes attribute
 changes, because a copy across file systems sets the file's time after closing it. Works on bytes paths inside; events
 carry ``os.fsdecode``d absolute paths, as ``watchdog`` defines them.
 
@@ -63,15 +63,15 @@ _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 log = structlog.get_logger("ckpt_indexer")
 
 
-class Blinded(FileSystemEvent):
+class WatchGap(FileSystemEvent):
     """Something below ``src_path`` can change from now on without an event."""
 
-    event_type = "blinded"
+    event_type = "watch-gap"
 
     def __init__(self, src_path: str, reason: str, *, lost: bool) -> None:
         super().__init__(src_path)
         self.reason = reason  # "overflow", "root", "watches", "unreadable", or what the descriptor's error is
-        self.lost = lost  # the emitter has stopped; everything has to be looked at again
+        self.lost = lost  # the emitter has stopped; everything has to be scanned again
 
 
 class _Folder(NamedTuple):
@@ -84,22 +84,28 @@ class InotifyEmitter(BaseThread):
 
     *on_event* gets every event: while it is started in the thread that starts it, then in its own. It must be quick,
     wait for nobody, and not raise. *wanted* is asked for each file's folder and name: events about others are dropped
-    before they cost anything.
+    before they cost anything. Once *should_stop* says so, no more folders are watched: the owner is about to stop it.
     """
 
     def __init__(
-        self, root: str, on_event: Callable[[FileSystemEvent], None], *, wanted: Callable[[bytes, bytes], bool]
+        self,
+        root: str,
+        on_event: Callable[[FileSystemEvent], None],
+        *,
+        wanted: Callable[[bytes, bytes], bool],
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self._on_event = on_event
         self._wanted = wanted
+        self._should_stop = should_stop
         self._root = os.fsencode(root)
         self._fd = self._stop_read = self._stop_write = -1
         self._closing = threading.Lock()  # a stop may come while the thread ends by itself
         self._is_open = False
         self._path_of: dict[int, bytes] = {}
         self._folders: dict[bytes, _Folder] = {}
-        self._unwatched: set[bytes] = set()  # folders that could not be watched, told once each
+        self._unwatched: set[bytes] = set()  # folders that could not be watched, reported once each
 
     @property
     def watches(self) -> int:
@@ -143,7 +149,7 @@ class InotifyEmitter(BaseThread):
             while self.should_keep_running() and self._read_batch():
                 pass
         except OSError as error:
-            self._blinded(self._root, f"inotify: {error.strerror}", lost=True)
+            self._report_gap(self._root, f"inotify: {error.strerror}", lost=True)
         except Exception:
             log.exception("turn_failed")  # the top of this thread; its owner finds it dead and starts another
         finally:
@@ -172,30 +178,30 @@ class InotifyEmitter(BaseThread):
     def _dispatch(self, wd: int, mask: int, name: bytes) -> bool:
         """Act on one event; False if there is no going on."""
         if mask & In.IN_Q_OVERFLOW:
-            return self._blinded(self._root, "overflow", lost=True)
+            return self._report_gap(self._root, "overflow", lost=True)
         folder = self._path_of.get(wd)
         if folder is None:
             return True  # of a folder that was moved away a moment ago
         if mask & (In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT | In.IN_IGNORED):
             if folder == self._root:
-                return self._blinded(self._root, "root", lost=True)
+                return self._report_gap(self._root, "root", lost=True)
             if mask & (In.IN_IGNORED | In.IN_UNMOUNT):
                 self._forget(folder)
                 if mask & In.IN_UNMOUNT:
-                    self._tell(DirDeletedEvent, folder)
+                    self._emit(DirDeletedEvent, folder)
             return True
         if not name:
-            return True  # the watched folder's own attributes: its parent is told of them too, with a name
+            return True  # the watched folder's own attributes: its parent gets them too, with a name
         path = folder + b"/" + name
         if mask & In.IN_ISDIR:
             self._on_folder(mask, path)
         elif self._wanted(folder, name):
             if mask & (In.IN_DELETE | In.IN_MOVED_FROM):
-                self._tell(FileDeletedEvent, path)
+                self._emit(FileDeletedEvent, path)
             elif mask & In.IN_CLOSE_WRITE:
-                self._tell(FileClosedEvent, path)
+                self._emit(FileClosedEvent, path)
             elif mask & (In.IN_CREATE | In.IN_MOVED_TO | In.IN_ATTRIB):
-                self._tell(FileCreatedEvent, path)
+                self._emit(FileCreatedEvent, path)
         return True
 
     def _on_folder(self, mask: int, path: bytes) -> None:
@@ -205,22 +211,22 @@ class InotifyEmitter(BaseThread):
             self._unwatched.discard(path)
             if self._watch_folder(path, path.rpartition(b"/")[0]):
                 self._watch_below(path)
-            self._tell(DirCreatedEvent, path)
+            self._emit(DirCreatedEvent, path)
         elif mask & (In.IN_DELETE | In.IN_MOVED_FROM):
             self._forget(path)
-            self._tell(DirDeletedEvent, path)
+            self._emit(DirDeletedEvent, path)
 
     def _watch_folder(self, path: bytes, parent: bytes | None) -> _Folder | None:
         wd = inotify_add_watch(self._fd, path, _MASK)
         if wd < 0:
             number = get_errno()
             if number in _GONE:
-                return None  # its own event will tell
+                return None  # its own event will come
             if parent is not None and number not in (*_OUT_OF_WATCHES, errno.EACCES):
-                self._blinded(self._root, f"inotify: {os.strerror(number)}", lost=True)
+                self._report_gap(self._root, f"inotify: {os.strerror(number)}", lost=True)
             elif path not in self._unwatched and parent is not None:
                 self._unwatched.add(path)
-                self._blinded(path, "watches" if number in _OUT_OF_WATCHES else "unreadable", lost=False)
+                self._report_gap(path, "watches" if number in _OUT_OF_WATCHES else "unreadable", lost=False)
             return None
         known = self._path_of.get(wd)
         if known is not None and known != path:
@@ -237,7 +243,7 @@ class InotifyEmitter(BaseThread):
     def _watch_below(self, path: bytes) -> None:
         """Watch every folder below *path*: each watch first, then its listing, so that nothing falls in between."""
         waiting = [path]
-        while waiting:
+        while waiting and self.should_keep_running() and not self._should_stop():
             parent = waiting.pop()
             try:
                 with os.scandir(parent) as entries:
@@ -245,12 +251,12 @@ class InotifyEmitter(BaseThread):
             except OSError as error:
                 if error.errno not in _GONE and parent not in self._unwatched:
                     self._unwatched.add(parent)
-                    self._blinded(parent, "unreadable", lost=False)
+                    self._report_gap(parent, "unreadable", lost=False)
                 continue
             waiting += [folder for folder in inner if self._watch_folder(folder, parent) is not None]
 
     def _forget(self, path: bytes, keep: int | None = None) -> None:
-        """Drop the watches of a folder and of all below: they would go on telling under a path that is wrong now."""
+        """Drop the watches of a folder and of all below: their events would go on under a path that is wrong now."""
         folder = self._folders.get(path)
         if folder is None:
             return
@@ -267,9 +273,9 @@ class InotifyEmitter(BaseThread):
             if current.wd != keep:
                 inotify_rm_watch(self._fd, WatchDescriptor(current.wd))
 
-    def _tell(self, kind: type[FileSystemEvent], path: bytes) -> None:
+    def _emit(self, kind: type[FileSystemEvent], path: bytes) -> None:
         self._on_event(kind(os.fsdecode(path)))
 
-    def _blinded(self, path: bytes, reason: str, *, lost: bool) -> bool:
-        self._on_event(Blinded(os.fsdecode(path), reason, lost=lost))
+    def _report_gap(self, path: bytes, reason: str, *, lost: bool) -> bool:
+        self._on_event(WatchGap(os.fsdecode(path), reason, lost=lost))
         return not lost

@@ -1,22 +1,25 @@
 """Where to look next: the bounded meeting point of the event threads and the daemon's loop.
 
-A hint is a path relative to the root: look there, and at everything below. It says nothing about what happened, may
-come twice, late or for nothing. Hints are a set; when there are too many they collapse into one, the root itself, so
-that a slow reader of this set needs bounded memory and loses nothing. Any thread may add; one thread takes.
+A hint is a path relative to the root: scan it, and everything below. It says nothing about what happened, may come
+twice, late or for nothing. Hints are a set. When there are too many, those of one folder collapse into the folder, and
+if that is not enough all collapse into one, the root itself. So a slow reader of this set needs bounded memory and
+loses nothing. Any thread may add; one thread drains.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 
 from ckpt_indexer.paths import COOKIE_PREFIX
 
-HINTS_MAX = 8_192  # paths; a pass over everything costs about as much as looking at so many one by one
+HINTS_MAX = 8_192  # paths; a pass over everything costs about as much as scanning so many one by one
+FOLDER_MAX = 512  # paths of one folder that become the folder when there are too many: listing it costs less
 EVERYTHING = ""
 
 
 class Hints:
-    """A set of places to look at, and a way to wait for it to fill."""
+    """A set of places to scan, and a way to wait for it to fill."""
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
@@ -24,28 +27,30 @@ class Hints:
         self._interrupted = False
 
     def add(self, path: str) -> None:
-        """Ask to look at *path* and below; ``EVERYTHING`` for the whole tree."""
+        """Ask for a scan of *path* and below; ``EVERYTHING`` for the whole tree."""
         with self._woken:
-            if path == EVERYTHING or len(self._paths) >= HINTS_MAX:
+            if len(self._paths) >= HINTS_MAX:
+                self._paths = _collapsed(self._paths)
+            if path == EVERYTHING:
                 # Cookies are answers that somebody waits for, and are no part of the tree: they stay.
-                self._paths = {EVERYTHING, *(p for p in self._paths if is_cookie(p))}
-            if path == EVERYTHING or EVERYTHING not in self._paths or is_cookie(path):
+                self._paths = {EVERYTHING, *filter(is_cookie, self._paths)}
+            elif is_cookie(path) or self._paths.isdisjoint((EVERYTHING, _folder_of(path))):
                 self._paths.add(path)
             self._woken.notify()
 
     def interrupt(self) -> None:
-        """Make the current or next ``take`` return at once."""
+        """Make the current or next ``drain`` return at once."""
         with self._woken:
             self._interrupted = True
             self._woken.notify()
 
     def pause(self, seconds: float) -> None:
-        """Wait, whatever hints come; an interrupt ends it, and is left for the next ``take``."""
+        """Wait, whatever hints come; an interrupt ends it, and is left for the next ``drain``."""
         with self._woken:
             self._woken.wait_for(lambda: self._interrupted, seconds)
 
-    def take(self, timeout_s: float) -> set[str]:
-        """Take all hints, after waiting up to *timeout_s* for the first."""
+    def drain(self, timeout_s: float) -> set[str]:
+        """Remove and return all hints, after waiting up to *timeout_s* for the first."""
         with self._woken:
             if not self._paths and not self._interrupted and timeout_s > 0:
                 self._woken.wait(timeout_s)
@@ -55,5 +60,20 @@ class Hints:
 
 
 def is_cookie(path: str) -> bool:
-    """Say whether *path* is a barrier's cookie: a file in the root that only wants to be noticed."""
+    """Return whether *path* is a barrier's cookie: a file in the root whose event somebody waits for."""
     return path.startswith(COOKIE_PREFIX) and path.removeprefix(COOKIE_PREFIX).replace("-", "").isalnum()
+
+
+def _collapsed(paths: set[str]) -> set[str]:
+    """Return fewer hints that cover *paths*: half of ``HINTS_MAX`` at most, cookies aside."""
+    cookies = set(filter(is_cookie, paths))
+    counts = Counter(map(_folder_of, paths - cookies))
+    full = {folder for folder, count in counts.items() if count >= FOLDER_MAX}
+    fewer = full | {path for path in paths - cookies if _folder_of(path) not in full}
+    if EVERYTHING in fewer or len(fewer) > HINTS_MAX // 2:
+        fewer = {EVERYTHING}
+    return fewer | cookies
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -380,10 +380,14 @@ def test_what_is_wanted_and_what_is_kept_are_bounded(tmp_path, no_wandb, monkeyp
     assert 0 < len(left) < 10
 
 
-def test_the_cache_is_where_xdg_says() -> None:
-    assert default_cache_dir({"XDG_CACHE_HOME": "/var/cache/me"}) == "/var/cache/me/ckpt-indexer/wandb"
+def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch) -> None:
     home = os.path.expanduser("~/.cache/ckpt-indexer/wandb")
-    assert [default_cache_dir({}), default_cache_dir({"XDG_CACHE_HOME": "relative"})] == [home, home]
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_cache_dir() == home
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert default_cache_dir() == home
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert default_cache_dir() == "/var/cache/me/ckpt-indexer/wandb"
 
 
 def test_the_daemon_takes_over_what_the_server_knows_and_waits_for_nothing(server, tmp_path) -> None:
