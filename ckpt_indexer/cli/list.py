@@ -11,13 +11,13 @@ from ckpt_indexer.cli.options import (
     note,
     print_json,
     print_table,
-    printable,
     quiet_option,
     root_argument,
     size_text,
 )
 from ckpt_indexer.index.query import parse_filter, parse_order, select, value_of
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.printable import printable
 
 _COLUMNS = "path,status,epoch,global_step,monitor.name,score,encoder,parameters,size_bytes,mtime"
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckpt_indexer.cli.options import note, printable, root_argument
-from ckpt_indexer.errors import CkptIndexerError
+from ckpt_indexer.cli.options import note, root_argument
+from ckpt_indexer.errors import ExtraMissing
+from ckpt_indexer.printable import printable
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX
 from ckpt_indexer.systemd_notify import ServiceManager
 from ckpt_indexer.tree.local import check_root
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
-
-
-class ExtraMissing(CkptIndexerError, ImportError):
-    """serve needs {missing}: pip install 'ckpt-indexer[web]'"""
 
 
 def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,10 +7,11 @@ from typing import Any
 import click
 import msgspec
 
-from ckpt_indexer.cli.options import json_option, print_json, printable, root_argument
+from ckpt_indexer.cli.options import json_option, print_json, root_argument
 from ckpt_indexer.daemon_state import is_daemon_alive
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.printable import printable
 from ckpt_indexer.tree.local import check_root
 from ckpt_indexer.watch.state import DaemonState, Reason, read_state
 

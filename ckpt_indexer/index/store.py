@@ -30,11 +30,11 @@ import msgspec
 from filelock import Timeout
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import IndexCorrupt, IndexLocked
+from ckpt_indexer.errors import IndexCorrupt, IndexLocked, NotRegularFile
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.codec import Index
 from ckpt_indexer.model import utc_text
-from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, locked_folder, opened_at, replace_file
+from ckpt_indexer.tree.local import fingerprint_of, locked_folder, opened_at, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

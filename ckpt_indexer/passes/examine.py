@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec.structs import replace
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.errors import NotRegularFile, SidecarInvalid
 from ckpt_indexer.metadata.compose import Config, compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar, is_lost, parse_sidecar
@@ -28,7 +28,7 @@ from ckpt_indexer.passes.scan import fingerprint_of_folder
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
 from ckpt_indexer.trackers.wandb import run as wandb
-from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, opened_file, opened_folder, replace_file
+from ckpt_indexer.tree.local import fingerprint_of, opened_file, opened_folder, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

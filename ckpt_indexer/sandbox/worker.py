@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
+from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.containers.identify import read_facts
 from ckpt_indexer.formats.facts import DeepFacts, Facts
 from ckpt_indexer.model import Problem
@@ -162,7 +163,7 @@ def _read_yaml(file: Any) -> YamlFacts:
     try:
         return YamlFacts(document=parse_yaml(file.read(YAML_MAX + 1)))
     except OSError as error:
-        return YamlFacts(error=Problem.of("io-error", error.strerror or error).message, is_unread=True)
+        return YamlFacts(error=Problem.of("io-error", reason_of(error)).message, is_unread=True)
     except ValueError as error:
         return YamlFacts(error=Problem.of("sidecar-invalid", error).message)
 

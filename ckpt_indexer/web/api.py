@@ -25,14 +25,14 @@ from pydantic import StringConstraints
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError
+from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError, TooBusy
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.query import parse_filter, parse_order
 from ckpt_indexer.web import compare, older, pages, schema, summary, table
 from ckpt_indexer.web import view as views
 from ckpt_indexer.web.account import read_account
 from ckpt_indexer.web.catalog import Catalog
-from ckpt_indexer.web.follower import Follower, TooBusy
+from ckpt_indexer.web.follower import Follower
 from ckpt_indexer.web.sidecars import Sidecars
 from ckpt_indexer.web.stream import PiecewiseResponse, begin_walk, iter_batches, iter_changes
 from ckpt_indexer.web.traffic import Traffic
@@ -219,8 +219,8 @@ class Api:
             return _fail(400, str(error))
         except (StoreError, RootUnusable) as error:
             return _fail(503, str(error))
-        except TooBusy:
-            return _fail(503, "too many requests at a time: try again", {"retry-after": "1"})
+        except TooBusy as error:
+            return _fail(503, str(error), {"retry-after": "1"})
 
     async def _view(self) -> View:
         """Give the index as it is now.

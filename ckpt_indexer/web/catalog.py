@@ -19,10 +19,10 @@ import msgspec
 
 from ckpt_indexer import paths
 from ckpt_indexer.daemon_state import is_daemon_alive
-from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable, StoreError
+from ckpt_indexer.errors import IndexCorrupt, IndexMissing, NotRegularFile, RootUnusable, StoreError, reason_of
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.reader import HOLD_S, INDEX_MAX
-from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, opened_file
+from ckpt_indexer.tree.local import fingerprint_of, opened_file
 from ckpt_indexer.web.view import View
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class Catalog:
             except (StoreError, RootUnusable) as error:
                 return self._fail(error)
             except NotRegularFile as error:
-                return self._fail(IndexCorrupt(path=self._path, reason=error.strerror or "it is no regular file"))
+                return self._fail(IndexCorrupt(path=self._path, reason=reason_of(error)))
             except OSError as error:
                 if error.errno == errno.ESTALE:
                     return self._fail_missing()
-                return self._fail(RootUnusable(root=self.root, reason=error.strerror or str(error)))
+                return self._fail(RootUnusable(root=self.root, reason=reason_of(error)))
 
     def since(self, generation: int) -> Delta | None:
         """Give what changed after a generation; ``None`` where that is not known any more."""

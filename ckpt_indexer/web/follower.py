@@ -15,6 +15,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from ckpt_indexer.errors import TooBusy
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -27,10 +29,6 @@ PATIENCE_S = 2.0  # that a request waits for a look; a large index decodes in ha
 QUEUE_MAX = 32  # requests that wait for something to be worked out
 
 _Value = TypeVar("_Value")
-
-
-class TooBusy(Exception):
-    """Too many requests wait for something to be worked out."""
 
 
 class Follower:
