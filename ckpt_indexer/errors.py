@@ -4,12 +4,18 @@ An error ends a command, or a pass; a *problem* (``model.Problem``) is a checkpo
 anything. The docstring of a leaf is its message, filled from the fields given to the constructor, so that callers
 match on types and fields, never on text.
 
-Exit codes: 0 ok, 1 error, 2 usage, 3 findings, 10 no index, 11 locked or another daemon runs, 130/143 interrupted.
+Exit codes: 0 ok, 1 error, 2 usage, 3 findings, 10 no index, 11 locked or another daemon runs, 130/143 interrupted,
+141 whoever read the output is gone.
+
+Importing this module loads nothing but the standard library's ``typing``.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from ckpt_indexer.model import Format, Problem
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -17,6 +23,8 @@ EXIT_USAGE = 2
 EXIT_FINDINGS = 3
 EXIT_NO_INDEX = 10
 EXIT_LOCKED = 11
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader of our output has seen enough
 
 
 class CkptIndexerError(Exception):
@@ -95,3 +103,61 @@ class WatchFailed(CkptIndexerError, OSError):
 
 class TorchMissing(CkptIndexerError, ImportError):
     """--load needs torch: pip install 'ckpt-indexer[torch]'"""
+
+
+class ExtraMissing(CkptIndexerError, ImportError):
+    """serve needs {missing}: pip install 'ckpt-indexer[web]'"""
+
+
+class NotInIndex(CkptIndexerError, LookupError):
+    """{key} is not in the index of {root}"""
+
+
+class SyncTimeout(CkptIndexerError, TimeoutError):
+    """the daemon of {root} did not catch up within {timeout_s:g} s; see `ckpt-indexer status`"""
+
+
+class AddressTaken(CkptIndexerError, OSError):
+    """cannot listen at {host} port {port}: {reason}"""
+
+
+class TooBusy(CkptIndexerError):
+    """too many requests at a time: try again"""
+
+
+class NotRegularFile(CkptIndexerError, OSError):
+    """it is no regular file"""
+
+    def __init__(self, errno: int, filename: str) -> None:
+        """Build the error of *filename*, where a FIFO, socket, device, link or folder stands instead of a file."""
+        super().__init__()
+        self.errno, self.strerror, self.filename = errno, self.__doc__, filename
+
+
+class FormatProblem(CkptIndexerError):
+    """{message}"""
+
+    def __init__(self, code: str, message: str, *, format: Format | None = None) -> None:  # noqa: A002
+        """Build the error of bytes that are no readable checkpoint: a problem's *code* and *message*.
+
+        Raised inside ``formats`` only, where ``read_facts`` turns it into facts. *format* is what they are instead.
+        """
+        super().__init__(message=message)
+        self.code = code
+        self.format = format
+
+    @property
+    def problem(self) -> Problem:
+        """The problem as an entry of the index keeps it."""
+        from ckpt_indexer.model import Problem  # loads msgspec, which importing errors must not
+
+        return Problem.of(self.code, self.fields["message"])
+
+
+def reason_of(error: OSError) -> str:
+    """Return why the operating system refused, without its number and the file's name.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "a")), reason_of(OSError("odd"))
+    ('No such file or directory', 'odd')
+    """
+    return error.strerror or str(error)

@@ -14,6 +14,8 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from ckpt_indexer.printable import printable
+
 # event -> (level, fields, meaning)
 EVENTS: dict[str, tuple[str, str, str]] = {
     "daemon_started": ("info", "root, version, pid", "the process runs; nothing is indexed yet"),
@@ -82,9 +84,7 @@ def configure_log(level: str, format: str, *, is_terminal: bool) -> None:  # noq
 def _make_printable(_: Any, __: str, event: Any) -> Any:
     """Keep what files are called from controlling a terminal or breaking a line."""
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            kept = "\n" if key == "exception" else ""  # a traceback's lines; ours, around texts that may not be
-            event[key] = "".join(
-                c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in value
-            )
+        if isinstance(value, str):
+            # A traceback keeps its lines; they are ours, around texts that may not be.
+            event[key] = printable(value, kept="\n" if key == "exception" else "")
     return event

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from ckpt_indexer.printable import one_line
+
 Status = Literal["ok", "incomplete", "corrupt", "unsupported", "unreadable"]
 Format = Literal[
     "torch-zip", "torch-legacy", "torchscript", "safetensors", "pickle", "sharded-dcp", "sharded-deepspeed", "unknown"
@@ -68,8 +70,7 @@ class Problem(msgspec.Struct, frozen=True, gc=False):
         >>> Problem.of("empty", "a\x1b[31m\nb").message
         'a?[31m b'
         """
-        line = " ".join(str(message)[: 4 * MESSAGE_MAX].split())
-        line = "".join(c if c.isprintable() else "?" for c in line)
+        line = one_line(str(message)[: 4 * MESSAGE_MAX])
         return cls(code, line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 1] + "…")
 
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ckpt_indexer.errors import SettingInvalid
+from ckpt_indexer.errors import SettingInvalid, reason_of
 from ckpt_indexer.paths import is_suffix
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _read_file(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = yaml.load(file.read(_FILE_MAX), Loader=yaml.CSafeLoader)
     except OSError as error:
-        raise SettingInvalid(setting=path, reason=error.strerror or str(error)) from None
+        raise SettingInvalid(setting=path, reason=reason_of(error)) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-45 has the form of a date
         raise SettingInvalid(setting=path, reason=f"not YAML: {' '.join(str(error).split())}") from None
     if content is None:

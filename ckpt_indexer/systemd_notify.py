@@ -11,6 +11,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from ckpt_indexer.printable import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,10 +29,10 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """Report that the service does its work from now on."""
-        self._send(f"READY=1\nSTATUS={_one_line(status)}")
+        self._send(f"READY=1\nSTATUS={one_line(status)}")
 
     def status(self, status: str) -> None:
-        self._send(f"STATUS={_one_line(status)}")
+        self._send(f"STATUS={one_line(status)}")
 
     def alive(self) -> None:
         """Feed the watchdog."""
@@ -50,8 +52,3 @@ class ServiceManager:
         # A manager that is gone or has a full socket must not stop the work.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
             s.sendto(message.encode(), socket.MSG_DONTWAIT, address)
-
-
-def _one_line(status: str) -> str:
-    """Keep a folder's name from adding lines, which would be words in our name."""
-    return "".join(c if c.isprintable() else "?" for c in status)

@@ -17,6 +17,7 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ckpt_indexer.catalog.files import metadata_paths
+from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.block_yaml import encode_block
 from ckpt_indexer.metadata.fit import write_absent
@@ -206,7 +207,7 @@ def _read_mapping(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     except (FileNotFoundError, NotADirectoryError):
         return None, None
     except OSError as failed:
-        return None, failed.strerror or str(failed)
+        return None, reason_of(failed)
     if error is None and not isinstance(document, dict):
         error = "it is no mapping"
     return (document, None) if error is None else (None, error)

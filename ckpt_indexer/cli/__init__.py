@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ckpt_indexer import __version__
-from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError
+from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError, reason_of
+from ckpt_indexer.printable import one_line
 
 _COMMANDS = {
     "watch": "Watch ROOT and keep its index: the daemon.",
@@ -75,10 +76,9 @@ def main(arguments: list[str] | None = None, *, command: click.Command = cli, pr
         _fail(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        _fail(f"{error.filename or ''}: {reason_of(error)}".removeprefix(": "))
         sys.exit(EXIT_ERROR)
 
 
 def _fail(message: str) -> None:
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-    click.echo(f"ckpt-indexer: {line}", err=True)
+    click.echo(f"ckpt-indexer: {one_line(message)}", err=True)

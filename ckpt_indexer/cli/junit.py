@@ -5,8 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
-from ckpt_indexer.cli.options import printable
 from ckpt_indexer.health.check import finding
+from ckpt_indexer.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

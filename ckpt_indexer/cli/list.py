@@ -11,13 +11,13 @@ from ckpt_indexer.cli.options import (
     note,
     print_json,
     print_table,
-    printable,
     quiet_option,
     root_argument,
     size_text,
 )
-from ckpt_indexer.index.query import parse_filter, parse_order, select, value_of
+from ckpt_indexer.index.query import Query, parse_columns, parse_filter, parse_order, select, value_of
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.printable import printable
 
 _COLUMNS = "path,status,epoch,global_step,monitor.name,score,encoder,parameters,size_bytes,mtime"
 
@@ -40,10 +40,10 @@ def command(
     Fields are those of an entry (see README), metrics.NAME, or a metric's bare name. Filters know >= <= > < = != and ~
     (contains); sizes may be written 1.5GB. What is not known is sorted last.
     """
-    conditions, sorting = [parse_filter(f) for f in filters], parse_order(order)
-    fields = [parse_order(name.strip()).field for name in columns.split(",") if name.strip()]
+    query = Query(parse_order(order), tuple(map(parse_filter, filters)))
+    fields = parse_columns(columns)
     index = read_index(root)
-    chosen = select(index.entries.values(), conditions, sorting)
+    chosen = select(index.entries.values(), query)
     shown = chosen if limit is None else chosen[:limit]
     if as_json:
         print_json({"generation": index.generation, "total": len(chosen), "checkpoints": shown})

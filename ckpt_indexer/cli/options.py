@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from ckpt_indexer.printable import printable_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 root_argument = click.argument("root", required=False, envvar="CKPT_INDEXER_ROOT", default="outputs")
-# A text, and not compiled: only JSON needs it.
-_UNPRINTABLE = "[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print keys only.")
 
@@ -26,24 +25,12 @@ def print_json(value: Any) -> None:
     if sys.stdout.isatty():
         data = msgspec.json.format(data, indent=2)
     # JSON escapes only the controls below 0x20; a terminal follows those from 0x7F on, and bidirectional marks, too.
-    click.echo(re.sub(_UNPRINTABLE, lambda m: f"\\u{ord(m[0]):04x}", data.decode()))
+    click.echo(printable_json(data.decode()))
 
 
 def note(message: str) -> None:
     """Print a message for people."""
     click.echo(message, err=True)
-
-
-def printable(value: object) -> str:
-    r"""Give text that cannot control a terminal.
-
-    >>> printable("a\x1b[2Jb\n")
-    'a\\x1b[2Jb\\n'
-    """
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:

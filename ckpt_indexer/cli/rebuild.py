@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
+from ckpt_indexer.cli.options import json_option, note, print_json, quiet_option, root_argument
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.log import configure_log
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.survey import survey
+from ckpt_indexer.printable import printable
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, environment_settings
 from ckpt_indexer.tree.local import check_root
 

@@ -10,17 +10,14 @@ from typing import Any
 import click
 
 from ckpt_indexer.cli.flags import settings_options
-from ckpt_indexer.cli.options import note, printable, root_argument
-from ckpt_indexer.errors import CkptIndexerError
+from ckpt_indexer.cli.options import note, root_argument
+from ckpt_indexer.errors import ExtraMissing
+from ckpt_indexer.printable import printable
 from ckpt_indexer.systemd_notify import ServiceManager
 from ckpt_indexer.tree.local import check_root
 from ckpt_indexer.web.settings import NOT_FLAGS, ServerSettings, load_server_settings
 
 _NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client")
-
-
-class ExtraMissing(CkptIndexerError, ImportError):
-    """serve needs {missing}: pip install 'ckpt-indexer[web]'"""
 
 
 @click.command("serve")

@@ -9,20 +9,15 @@ import click
 import msgspec
 
 from ckpt_indexer import paths
-from ckpt_indexer.cli.options import json_option, print_json, printable
-from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError
+from ckpt_indexer.cli.options import json_option, print_json
+from ckpt_indexer.errors import NotInIndex
 from ckpt_indexer.index.reader import IndexView, read_index
+from ckpt_indexer.printable import printable
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.tree.local import opened_file
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
-
-
-class NotInIndex(CkptIndexerError, LookupError):
-    """{key} is not in the index of {root}"""
-
-    exit_code = EXIT_ERROR
 
 
 @click.command("show")

@@ -8,9 +8,10 @@ import click
 import msgspec
 
 from ckpt_indexer import daemon_state
-from ckpt_indexer.cli.options import json_option, print_json, printable, root_argument
+from ckpt_indexer.cli.options import json_option, print_json, root_argument
 from ckpt_indexer.errors import IndexMissing
 from ckpt_indexer.index.reader import read_index
+from ckpt_indexer.printable import printable
 from ckpt_indexer.tree.local import check_root
 
 

@@ -11,15 +11,11 @@ import click
 from ckpt_indexer import paths
 from ckpt_indexer.cli.options import json_option, print_json, root_argument
 from ckpt_indexer.daemon_state import is_daemon_alive
-from ckpt_indexer.errors import CkptIndexerError
+from ckpt_indexer.errors import SyncTimeout
 from ckpt_indexer.index.reader import read_index
 from ckpt_indexer.tree.local import check_root
 
 POLL_S = 0.001
-
-
-class SyncTimeout(CkptIndexerError, TimeoutError):
-    """the daemon of {root} did not catch up within {timeout_s:g} s; see `ckpt-indexer status`"""
 
 
 @click.command("sync")

@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from ckpt_indexer import paths
-from ckpt_indexer.cli.options import json_option, note, print_json, print_table, printable, quiet_option
+from ckpt_indexer.cli.options import json_option, note, print_json, print_table, quiet_option
 from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK, RootUnusable, TorchMissing
 from ckpt_indexer.health.check import (
     LEVELS,
@@ -32,6 +32,7 @@ from ckpt_indexer.health.check import (
 from ckpt_indexer.health.results import Ledger
 from ckpt_indexer.model import Health, Level, Problem
 from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.printable import printable
 from ckpt_indexer.sandbox.owner import Reader
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from ckpt_indexer.cli.options import json_option, note, print_json, printable, quiet_option, root_argument
+from ckpt_indexer.cli.options import json_option, note, print_json, quiet_option, root_argument
 from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK
 from ckpt_indexer.passes.survey import survey
+from ckpt_indexer.printable import printable
 from ckpt_indexer.tree.local import check_root
 
 _MEANINGS = {

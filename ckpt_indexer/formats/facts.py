@@ -11,15 +11,6 @@ from ckpt_indexer.model import Format, Problem
 NO_STATE_DICT = "there is no state dict"  # a warning
 
 
-class FormatProblem(Exception):
-    """Raised inside ``formats`` when the bytes are not a readable checkpoint; ``read_facts`` turns it into facts."""
-
-    def __init__(self, code: str, message: str, *, format: Format | None = None) -> None:  # noqa: A002
-        super().__init__(message)
-        self.problem = Problem.of(code, message)
-        self.format = format
-
-
 class TensorFacts(msgspec.Struct, array_like=True):
     """One tensor of the state dict, without its data."""
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from filelock import Timeout
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import IndexCorrupt, IndexLocked
+from ckpt_indexer.errors import IndexCorrupt, IndexLocked, NotRegularFile
 from ckpt_indexer.index import codec
-from ckpt_indexer.tree.local import NotRegularFile, fingerprint_of, locked_folder, opened_at, replace_file
+from ckpt_indexer.tree.local import fingerprint_of, locked_folder, opened_at, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,14 +1,17 @@
-"""Filters and sort orders over entries: ``metrics.hmean>=0.9``, ``experiment~ocr``, ``metrics.val/hmean:desc``.
+"""Which checkpoints, in which order: the one query engine below the command line, HTTP and Python callers.
 
-A field is an entry's own (``epoch``, ``status``, ``size_bytes``, ``monitor.value``), or ``metrics.NAME`` with any
-character but the operators in NAME; a metric's bare name works where no field is called so. Filters are joined by AND.
-A value that is not known satisfies no filter but ``!=``, and is sorted last, in both directions.
+A **field** is an entry's own (``epoch``, ``status``, ``size_bytes``, ``monitor.value``), or ``metrics.NAME`` with any
+character but the operators in NAME; a metric's bare name works where no field is called so. **Filters** are joined by
+AND: ``metrics.hmean>=0.9``, ``experiment~ocr``. A value that is not known satisfies no filter but ``!=``, and is sorted
+last, in both directions.
+
+Owns the grammar (``FILTER_PATTERN``, the parsers) and the rules of comparing; promises that a ``Query`` chooses the
+same checkpoints in the same order from entries (``select``) and from columns (``columns.Table``). Pure; knows no file.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import operator
 import re
 from typing import TYPE_CHECKING, Any
@@ -21,10 +24,11 @@ from ckpt_indexer.model import Entry, to_float
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-# Texts, and compiled by `re` when first used: a list without filters need not wait for that.
-_FILTER = r"(?s)^\s*(?P<field>[^<>=!~]+?)\s*(?P<op>>=|<=|!=|==|=|>|<|~)\s*(?P<value>.*?)\s*$"
+# A text, and compiled by `re` when first used: a list without filters need not wait for that. The value follows it.
+FILTER_PATTERN = r"^\s*([^<>=!~\s][^<>=!~]*)(>=|<=|!=|==|=|>|<|~)"
 _SIZE = r"^(\d+(?:\.\d+)?)\s*([kMGT])i?B?$"
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_DIRECTIONS = ("asc", "desc")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "=": operator.eq, "==": operator.eq,
     "!=": operator.ne,
@@ -38,6 +42,7 @@ ALIASES = {
 }
 FOLDED = frozenset({"architecture", "encoder"})  # names of classes and of settings: one name in either spelling
 FIELDS = frozenset(Entry.__struct_fields__)
+SEARCHED = ("path", "status", "architecture", "encoder", "monitor")  # what a search is made in
 _SUBFIELDS = {
     "monitor": {"name", "mode", "value"},
     "problem": {"code", "message"},
@@ -54,12 +59,10 @@ class Filter(msgspec.Struct, frozen=True):
     value: str
 
     def matches(self, entry: Entry) -> bool:
-        """Say whether the entry satisfies the condition."""
+        """Return whether the entry satisfies the condition."""
         actual = value_of(entry, self.field)
         if self.op == "~":
-            if actual is not None and self.field in FOLDED and fold(self.value) in fold(str(actual)):
-                return True
-            return actual is not None and self.value.lower() in str(actual).lower()
+            return actual is not None and self._contains(str(actual))
         wanted: Any = self.value
         if isinstance(actual, int | float) and not isinstance(actual, bool):
             wanted = _number(self.value)
@@ -75,12 +78,37 @@ class Filter(msgspec.Struct, frozen=True):
                 actual, wanted = fold(actual), fold(wanted)
         return _COMPARISONS[self.op](actual, wanted)
 
+    def _contains(self, text: str) -> bool:
+        if self.field in FOLDED and fold(self.value) in fold(text):
+            return True
+        return self.value.lower() in text.lower()
+
 
 class Order(msgspec.Struct, frozen=True):
     """One sort key."""
 
     field: str
     is_descending: bool
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which entries, and in which order; its parts are valid."""
+
+    order: Order = Order("path", is_descending=False)
+    filters: tuple[Filter, ...] = ()
+    search: str = ""  # text in one of SEARCHED; any case
+
+    def matches(self, entry: Entry) -> bool:
+        """Return whether the entry is one of those asked for."""
+        is_match = all(each.matches(entry) for each in self.filters)
+        return is_match and (not self.search or self.search.lower() in search_text(entry))
+
+
+class Ranks(msgspec.Struct, frozen=True):
+    """Rows in an order: first those that have a value."""
+
+    rows: list[int]
+    known: int  # the first so many have a value; the rest stands as it came
 
 
 def fold(name: str) -> str:
@@ -102,10 +130,20 @@ def parse_filter(text: str) -> Filter:
         QueryInvalid: there is no operator, or no such field.
 
     """
-    match = re.match(_FILTER, text)
+    match = re.match(FILTER_PATTERN, text)
     if match is None:
         raise QueryInvalid(what="filter", text=text, reason="use FIELD OP VALUE, OP one of >= <= > < = != ~")
-    return Filter(_checked(match["field"], text, "filter"), match["op"], match["value"])
+    return Filter(_checked(match[1].rstrip(), text, "filter"), match[2], text[match.end() :].strip())
+
+
+def order_by(field: str, *, is_descending: bool) -> Order:
+    """Build the order by one field.
+
+    Raises:
+        QueryInvalid: there is no such field.
+
+    """
+    return Order(_checked(field, field, "sort"), is_descending)
 
 
 def parse_order(text: str) -> Order:
@@ -121,35 +159,91 @@ def parse_order(text: str) -> Order:
     field, colon, direction = text.rpartition(":")
     if not colon:
         field, direction = text, "asc"
-    if direction not in ("asc", "desc"):
+    if direction not in _DIRECTIONS:
         raise QueryInvalid(what="sort", text=text, reason="the direction is asc or desc")
     return Order(_checked(field, text, "sort"), direction == "desc")
 
 
-def select(entries: Iterable[Entry], filters: Sequence[Filter], order: Order) -> list[Entry]:
-    """Give the entries that satisfy all filters, sorted; equal ones by key, unknown values last."""
-    chosen = [entry for entry in entries if all(f.matches(entry) for f in filters)] if filters else list(entries)
+def parse_columns(text: str) -> list[str]:
+    """Read ``FIELD,FIELD…``; a metric whose name ends like a direction is written ``metrics.NAME``.
+
+    >>> parse_columns("path, metrics.val/hmean")
+    ['path', 'metrics.val/hmean']
+
+    Raises:
+        QueryInvalid: there is no such field, or one has a direction, as only an order has.
+
+    """
+    fields = [name.strip() for name in text.split(",") if name.strip()]
+    for field in fields:
+        name, _, direction = field.rpartition(":")
+        if direction in _DIRECTIONS and name and not field.startswith("metrics."):
+            raise QueryInvalid(what="column", text=field, reason=f"a column has no direction: use {name}, and --sort")
+        _checked(field, field, "column")
+    return fields
+
+
+def select(entries: Iterable[Entry], query: Query) -> list[Entry]:
+    """Return the entries that a query asks for, sorted; equal ones by key, unknown values last."""
+    is_all = not query.filters and not query.search
+    chosen = list(entries) if is_all else [entry for entry in entries if query.matches(entry)]
     chosen.sort(key=operator.attrgetter("path"))
-    read = _reader_of(order.field)
-    values = list(map(read, chosen))
-    # No pairs of value and entry: 100,000 more records would keep the garbage collector busy for longer than sorting.
-    is_known = [value is not None and value == value for value in values]  # noqa: PLR0124 - NaN is not
-    known = list(itertools.compress(chosen, is_known))
-    unknown = list(itertools.compress(chosen, map(operator.not_, is_known)))
-    kinds = set(map(type, itertools.compress(values, is_known)))
-    is_comparable = kinds <= {int, float} or kinds == {str}
-    known.sort(key=read if is_comparable else lambda entry: str(read(entry)), reverse=order.is_descending)
-    return known + unknown
+    values = comparable(list(map(_reader_of(query.order.field), chosen)))
+    return [chosen[row] for row in rank(values, is_descending=query.order.is_descending).rows]
+
+
+def comparable(values: list[Any]) -> list[Any]:
+    """Return values that can be compared with each other: as they are, or as texts where their kinds differ."""
+    kinds = set(map(type, values)) - {type(None)}
+    if kinds <= {int, float, bool} or kinds == {str}:
+        return values
+    return [str(value) if is_known(value) else None for value in values]
+
+
+def rank(values: Sequence[Any], *, is_descending: bool) -> Ranks:
+    """Return the rows in the order of their ``comparable`` values: equal ones as they came, unknown ones last.
+
+    >>> rank([2, None, 3, 2], is_descending=True)
+    Ranks(rows=[2, 0, 3, 1], known=3)
+    """
+    # Row numbers and no pairs: 100,000 more records keep the garbage collector busy for longer than sorting.
+    rows = [row for row, value in enumerate(values) if value is not None and value == value]  # noqa: PLR0124 - NaN
+    known = len(rows)
+    unknown = [] if known == len(values) else [row for row, value in enumerate(values) if not is_known(value)]
+    rows.sort(key=values.__getitem__, reverse=is_descending)  # stable in both directions
+    return Ranks(rows + unknown, known)
+
+
+def is_known(value: Any) -> bool:
+    """Return whether there is a value: neither ``None`` nor NaN."""
+    return value is not None and value == value  # noqa: PLR0124 - NaN is not
 
 
 def value_of(entry: Entry, field: str) -> Any:
-    """Give an entry's value for a field, metrics as floats; ``None`` where it is not known."""
+    """Return an entry's value for a field, metrics as floats; ``None`` where it is not known."""
     return _reader_of(field)(entry)
+
+
+def search_text(entry: Entry) -> str:
+    """Return the lower-case text in which a search is made; needs the fields of ``SEARCHED`` only."""
+    monitor = None if entry.monitor is None else entry.monitor.name
+    parts = (entry.path, entry.status, entry.architecture, entry.encoder, monitor)
+    return "\n".join(part for part in parts if part).lower()
+
+
+def head_of(field: str) -> str:
+    """Return the field of an entry that a query's field is found in.
+
+    >>> head_of("score"), head_of("val/hmean"), head_of("epoch")
+    ('monitor', 'metrics', 'epoch')
+    """
+    head = ALIASES.get(field, field).partition(".")[0]
+    return head if head in FIELDS else "metrics"
 
 
 @functools.lru_cache(maxsize=64)  # more fields than any query names
 def _reader_of(field: str) -> Callable[[Entry], Any]:
-    """Make out once, for all entries, what a field means."""
+    """Decide once, for all entries, what a field means."""
     name = ALIASES.get(field, field)
     head, _, rest = name.partition(".")
     if name == "monitor.value":

@@ -25,7 +25,7 @@ import msgspec
 
 from ckpt_indexer import paths
 from ckpt_indexer.daemon_state import is_daemon_alive
-from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable
+from ckpt_indexer.errors import IndexCorrupt, IndexMissing, RootUnusable, reason_of
 from ckpt_indexer.index import codec
 from ckpt_indexer.model import Entry, Fingerprint
 
@@ -123,7 +123,7 @@ def _read_index(root: str, moments: int) -> IndexView:
             raise RootUnusable(root=root, reason="there is no such folder") from None
         raise IndexMissing(path=path) from None
     except OSError as error:
-        raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
+        raise RootUnusable(root=root, reason=reason_of(error)) from error
     try:
         view, encoded = _decode(data, root, path, known)
     except IndexCorrupt:

@@ -24,7 +24,7 @@ from cachetools import LRUCache, cachedmethod
 from msgspec.structs import replace
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import SidecarInvalid
+from ckpt_indexer.errors import NotRegularFile, SidecarInvalid
 from ckpt_indexer.formats.facts import YAML_MAX, Facts
 from ckpt_indexer.metadata.compose import Config
 from ckpt_indexer.metadata.schema import Document
@@ -34,7 +34,7 @@ from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.passes.scan import fingerprint_of_folder
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.trackers.wandb import run as wandb
-from ckpt_indexer.tree.local import NotRegularFile, fingerprint_at, fingerprint_of, opened_file, opened_folder
+from ckpt_indexer.tree.local import fingerprint_at, fingerprint_of, opened_file, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

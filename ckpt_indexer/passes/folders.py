@@ -14,7 +14,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from ckpt_indexer import paths
-from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, FormatProblem
+from ckpt_indexer.errors import FormatProblem, NotRegularFile, reason_of
+from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart
 from ckpt_indexer.formats.frameworks.checkpoint import EPOCH_KEYS, STEP_KEYS
 from ckpt_indexer.formats.frameworks.sharded import (
     LATEST_NAME,
@@ -26,7 +27,7 @@ from ckpt_indexer.formats.frameworks.sharded import (
     model_states_of,
 )
 from ckpt_indexer.model import Format, Problem
-from ckpt_indexer.tree.local import NotRegularFile, opened_at, opened_folder
+from ckpt_indexer.tree.local import opened_at, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def problem_of(error: OSError) -> Problem:
     """Say what an error of the operating system means for a checkpoint."""
     if isinstance(error, NotRegularFile):
         return Problem.of("not-a-file", "this is no regular file")
-    return Problem.of(_CODES.get(error.errno or 0, "io-error"), error.strerror or error)
+    return Problem.of(_CODES.get(error.errno or 0, "io-error"), reason_of(error))
 
 
 def check_folder(root: str, path: str, reader: Reader) -> Facts:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import ScanStopped
+from ckpt_indexer.errors import ScanStopped, reason_of
 from ckpt_indexer.model import Fingerprint, OtherSidecar, Stamp
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of
@@ -270,7 +270,7 @@ class _Walk:
                 return Found(stamp, ("link-loop", "the link leads back to itself"))
             if error.errno in _GONE:
                 return Found(stamp, ("link-dangling", f"the link's target {stamp.link_target} is not there"))
-            return Found(stamp, ("io-error", error.strerror or str(error)))
+            return Found(stamp, ("io-error", reason_of(error)))
         if not real.startswith(self.real_root.rstrip("/") + "/"):
             return Found(
                 replace(stamp, link_target=paths.to_key(written)), ("link-outside", "the link leaves the outputs root")
@@ -336,7 +336,7 @@ class _Walk:
             raise ScanStopped(root=self.root)
 
     def _note_unseen(self, path: str, error: OSError) -> None:
-        self.unseen[path] = error.strerror or str(error)
+        self.unseen[path] = reason_of(error)
 
 
 def fingerprint_of_folder(root: str, path: str) -> Fingerprint:

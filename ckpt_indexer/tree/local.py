@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout, lock_descriptor, unlock_descriptor
 
-from ckpt_indexer.errors import RootUnusable
+from ckpt_indexer.errors import NotRegularFile, RootUnusable, reason_of
 from ckpt_indexer.paths import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _abandoned: set[str] = set()  # names of temporary files that this process could not remove; there is one of each name
 _LOCK_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class NotRegularFile(OSError):
-    """A FIFO, socket, device or folder stands where a file was expected."""
 
 
 def fingerprint_of(status: os.stat_result) -> Fingerprint:
@@ -64,7 +60,7 @@ def check_root(root: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise RootUnusable(root=root, reason="there is no such folder") from None
     except OSError as error:
-        raise RootUnusable(root=root, reason=error.strerror or str(error)) from error
+        raise RootUnusable(root=root, reason=reason_of(error)) from error
 
 
 @contextlib.contextmanager
@@ -107,11 +103,11 @@ def opened_at(folder_fd: int, name: str) -> Iterator[int]:
         fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            raise NotRegularFile(error.errno, "this is no regular file", name) from None
+            raise NotRegularFile(error.errno, name) from None
         raise
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotRegularFile(errno.EINVAL, "this is no regular file", name)
+            raise NotRegularFile(errno.EINVAL, name)
         yield fd
     finally:
         os.close(fd)

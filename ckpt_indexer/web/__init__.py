@@ -1,8 +1,8 @@
 """The index over HTTP: one more reader of it, with no say in what it holds.
 
-    index ─▶ catalog ─▶ api, stream ─▶ guard ─▶ server
-    (file)   (views,    (answers,      (who     (sockets,
-             columns)   events)        may ask) signals)
+    index.follow ─▶ api, stream ─▶ guard ─▶ server
+    (the tables     (answers,      (who     (sockets,
+    of the index)   events)        may ask) signals)
 
 ``create_router`` puts the routes into a FastAPI application that is already there, ``create_app`` makes one of its own,
 with the page and everything that guards it. Nothing here writes, walks the tree, or imports ``watch``.

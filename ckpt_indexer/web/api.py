@@ -25,17 +25,16 @@ from pydantic import StringConstraints
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from ckpt_indexer import daemon_state, paths
-from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError
-from ckpt_indexer.index import codec
-from ckpt_indexer.index.query import parse_filter, parse_order
-from ckpt_indexer.web import compare, older, pages, schema, summary, table
-from ckpt_indexer.web import view as views
-from ckpt_indexer.web.catalog import Catalog
-from ckpt_indexer.web.follower import Follower, TooBusy
+from ckpt_indexer.errors import CkptIndexerError, QueryInvalid, RootUnusable, StoreError, TooBusy
+from ckpt_indexer.index import codec, compare, summary
+from ckpt_indexer.index import query as queries
+from ckpt_indexer.index.columns import Table
+from ckpt_indexer.index.follow import FollowedIndex
+from ckpt_indexer.index.freshness import Follower
+from ckpt_indexer.web import older, pages, schema, spreadsheet
 from ckpt_indexer.web.sidecars import Sidecars
-from ckpt_indexer.web.stream import PiecewiseResponse, begin_walk, iter_batches, iter_changes
+from ckpt_indexer.web.stream import PiecewiseResponse, begin_cursor, iter_batches, iter_changes
 from ckpt_indexer.web.traffic import Traffic
-from ckpt_indexer.web.view import View
 
 PAGE_SIZE_MAX = 1000  # entries: a megabyte
 BATCH_SIZE_MAX = 5000
@@ -45,7 +44,6 @@ FILTERS_MAX = 16
 FIELD_MAX = 500  # characters of a field's name, a filter, a search
 STREAMS_MAX = 64  # open at a time, unless the caller says otherwise
 COMPRESSED_MIN = 1000  # bytes: less fits in one packet anyway
-_FILTER_PATTERN = r"^\s*[^<>=!~\s][^<>=!~]*(>=|<=|!=|==|=|>|<|~)"
 
 _SortBy = Annotated[
     str, Query(min_length=1, max_length=FIELD_MAX, description="A field of an entry, or a metric's name.")
@@ -56,7 +54,7 @@ _Search = Annotated[
     Query(max_length=FIELD_MAX, description="Text in path, status, architecture, encoder or monitor; any case."),
 ]
 _Filters = Annotated[
-    list[Annotated[str, StringConstraints(max_length=FIELD_MAX, pattern=_FILTER_PATTERN)]],
+    list[Annotated[str, StringConstraints(max_length=FIELD_MAX, pattern=queries.FILTER_PATTERN)]],
     Query(alias="filter", max_length=FILTERS_MAX, description="`FIELD OP VALUE`, as for `ckpt-indexer list`; AND."),
 ]
 
@@ -97,7 +95,7 @@ class Api:
     """The routes over one root's index."""
 
     def __init__(self, root: str, *, streams_max: int = STREAMS_MAX, older: bool = False) -> None:
-        self.catalog = Catalog(root)
+        self.index = FollowedIndex(root)
         self.traffic = Traffic(streams_max)
         self._sidecars = Sidecars(root)
         self._folder = paths.to_key(os.path.abspath(root))
@@ -111,19 +109,19 @@ class Api:
     def follower(self) -> Follower:
         """The follower of the event loop that runs; made when first needed: an application may do without lifespans."""
         if self._running is None:
-            self._running = Follower(self.catalog)
+            self._running = Follower(self.index)
         return self._running
 
     def preload(self) -> None:
         """Read the index and make the first answer's order, before anybody asks."""
-        self.catalog.look()
+        self.index.refresh()
         self._prepare()
 
     def _prepare(self) -> None:
-        view = self.catalog.view
-        view.select(_query("modified_time", "desc", [], ""))
+        table = self.index.table
+        table.select(_query("modified_time", "desc", [], ""))
         if self._has_older:
-            older.encode_list(view, view.select(older.QUERY), self._name, 1)
+            older.encode_list(table, table.select(older.QUERY), self._name, 1)
 
     def stop(self) -> None:
         """End all streams: the server is about to."""
@@ -207,9 +205,9 @@ class Api:
     ) -> Response:
         try:
             if route in _CACHED and "if-none-match" in request.headers:
-                view = await self.follower.fresh()
-                tag = _tag(view, route, request)
-                if self.catalog.error is None and _is_known(request.headers["if-none-match"], tag):
+                table = await self.follower.fresh()
+                tag = _tag(table, route, request)
+                if self.index.error is None and _is_known(request.headers["if-none-match"], tag):
                     return Response(status_code=304, headers={"etag": tag, **_REVALIDATE})
             return await answer(request)
         except RequestValidationError as error:
@@ -218,20 +216,20 @@ class Api:
             return _fail(400, str(error))
         except (StoreError, RootUnusable) as error:
             return _fail(503, str(error))
-        except TooBusy:
-            return _fail(503, "too many requests at a time: try again", {"retry-after": "1"})
+        except TooBusy as error:
+            return _fail(503, str(error), {"retry-after": "1"})
 
-    async def _view(self) -> View:
+    async def _table(self) -> Table:
         """Give the index as it is now.
 
         Raises:
             StoreError, RootUnusable: there is none that can be read.
 
         """
-        view = await self.follower.fresh()
-        if self.catalog.error is not None:
-            raise self.catalog.error
-        return view
+        table = await self.follower.fresh()
+        if self.index.error is not None:
+            raise self.index.error
+        return table
 
     # --- checkpoints ---
 
@@ -254,10 +252,10 @@ class Api:
     ) -> Response:  # fmt: skip
         """List checkpoints, a page at a time. `ETag` and `If-None-Match` save what did not change."""
         query = _query(sort_by, sort_order, filters, search)
-        view = await self._view()
-        rows = await self.follower.select(view, query)
-        window = pages.window_of(view, query, rows, page=page, page_size=page_size, token=token)
-        return _json(request, pages.encode_page(view, query, rows, window), _tag(view, "list_checkpoints", request))
+        table = await self._table()
+        rows = await self.follower.select(table, query)
+        window = pages.window_of(table, query, rows, page=page, page_size=page_size, token=token)
+        return _json(request, pages.encode_page(table, query, rows, window), _tag(table, "list_checkpoints", request))
 
     async def list_as_csv(
         self,
@@ -269,9 +267,9 @@ class Api:
     ) -> Response:
         """Give all checkpoints that the query finds as CSV. Texts that a spreadsheet would run begin with `'`."""
         query = _query(sort_by, sort_order, filters, search)
-        view = await self._view()
+        table = await self._table()
         headers = {
-            "etag": _tag(view, "list_as_csv", request), **_REVALIDATE,
+            "etag": _tag(table, "list_as_csv", request), **_REVALIDATE,
             "content-disposition": 'attachment; filename="checkpoints.csv"',
         }  # fmt: skip
         pieces = _iter_csv(self.follower, query)
@@ -302,15 +300,15 @@ class Api:
         """Give what changes as server-sent events: `ready`, `change` or `resync`; their ids are generations."""
         if last_event_id:
             since = int(last_event_id)
-        await self._view()
+        await self._table()
         return self._stream("stream_changes", iter_changes(self.follower, since))
 
     async def get_checkpoint(
         self, key: Annotated[str, Path(description="The checkpoint's key: its path relative to the root.")]
     ) -> Response:
         """Give an entry, and the document of its sidecar."""
-        view = await self._view()
-        raw = view.get(key)
+        table = await self._table()
+        raw = table.get(key)
         if raw is None:
             return _fail(404, "there is no such checkpoint in the index")
         entry = codec.decode_entry(raw)
@@ -320,11 +318,11 @@ class Api:
 
     async def list_experiments(self, request: Request) -> Response:
         """List the experiments, by name."""
-        view = await self._view()
-        body = view.kept("experiments")
+        table = await self._table()
+        body = table.kept("experiments")
         if body is None:
-            body = await self.follower.work(lambda: view.keep("experiments", summary.experiments))
-        return _json(request, body, _tag(view, "list_experiments", request))
+            body = await self.follower.work(lambda: table.keep("experiments", summary.experiments))
+        return _json(request, body, _tag(table, "list_experiments", request))
 
     async def compare_checkpoints(
         self,
@@ -334,8 +332,8 @@ class Api:
         differences: Annotated[bool, Query(description="Only rows that differ.")] = False,  # noqa: FBT002
     ) -> Response:
         """Put checkpoints side by side: what they are, metrics, model, hyper-parameters."""
-        view = await self._view()
-        raws = [view.get(key) for key in keys]
+        table = await self._table()
+        raws = [table.get(key) for key in keys]
         if None in raws:
             return _fail(404, "not all of these checkpoints are in the index")
         entries = [codec.decode_entry(raw) for raw in raws if raw is not None]
@@ -343,7 +341,7 @@ class Api:
         def read() -> bytes:
             documents = [self._sidecars.read(entry.metadata_file) for entry in entries]
             rows = compare.compare(entries, documents, only_differences=differences)
-            return msgspec.json.encode({"keys": keys, "rows": rows, "generation": view.generation})
+            return msgspec.json.encode({"keys": keys, "rows": rows, "generation": table.generation})
 
         return Response(await self.follower.read(read), headers=_JSON)
 
@@ -353,10 +351,10 @@ class Api:
         self, request: Request, limit: Annotated[int | None, Query(ge=1, le=older.LIMIT_MAX)] = None
     ) -> Response:
         """List usable checkpoints, newest first, as records of an older catalogue."""
-        view = await self._view()
-        rows = await self.follower.select(view, older.QUERY)
-        body = await self.follower.work(lambda: older.encode_list(view, rows, self._name, limit))
-        return _json(request, body, _tag(view, "list_older", request))
+        table = await self._table()
+        rows = await self.follower.select(table, older.QUERY)
+        body = await self.follower.work(lambda: older.encode_list(table, rows, self._name, limit))
+        return _json(request, body, _tag(table, "list_older", request))
 
     async def stream_older(self, limit: Annotated[int | None, Query(ge=1, le=older.LIMIT_MAX)] = None) -> Response:
         """Give the same records as server-sent events: `batch` after `batch`, then `complete`."""
@@ -370,23 +368,23 @@ class Api:
 
     async def get_health(self) -> Response:
         """Say how the catalog is: `unhealthy` (503) without an index, `degraded` if it may be behind the disk."""
-        view, error = await self.follower.fresh(), self.catalog.error
+        table, error = await self.follower.fresh(), self.index.error
 
-        daemon = await self.follower.read(lambda: daemon_state.describe(self.catalog.root))
+        daemon = await self.follower.read(lambda: daemon_state.describe(self.index.root))
 
         def work() -> bytes:
-            counts = view.keep("counts", summary.count)
+            counts = table.keep("counts", summary.count)
             is_behind = daemon.state not in ("ok", "polling")
             return msgspec.json.encode({
                 "catalog_status": "unhealthy" if error else "degraded" if is_behind else "healthy",
                 "checkpoint_count": counts.checkpoints,
                 "metadata_coverage": counts.coverage,
-                "last_build_time": view.last_updated or None,
+                "last_build_time": table.last_updated or None,
                 "timestamp": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-                "generation": view.generation,
+                "generation": table.generation,
                 "statuses": counts.statuses,
                 "daemon": {"state": daemon.state, "alive": daemon.is_alive, "reasons": daemon.reasons},
-                "recent_errors": view.keep("errors", summary.recent_errors),
+                "recent_errors": table.keep("errors", summary.recent_errors),
                 "detail": None if error is None else str(error),
             })  # fmt: skip
 
@@ -401,10 +399,10 @@ class Api:
         """Give the figures for Prometheus."""
         from ckpt_indexer.web.metrics import CONTENT_TYPE, encode_metrics
 
-        view = await self.follower.fresh()
-        daemon = await self.follower.read(lambda: daemon_state.describe(self.catalog.root))
+        table = await self.follower.fresh()
+        daemon = await self.follower.read(lambda: daemon_state.describe(self.index.root))
         body = await self.follower.work(
-            lambda: encode_metrics(self.catalog, view.keep("counts", summary.count), daemon, self.traffic)
+            lambda: encode_metrics(self.index, table.keep("counts", summary.count), daemon, self.traffic)
         )
         return Response(body, headers={"content-type": CONTENT_TYPE, "cache-control": "no-store"})
 
@@ -428,21 +426,21 @@ _STATUSES: dict[int | str, str] = {
 _OTHERS = {304: "Nothing changed.", 404: "There is no such checkpoint.", 503: "There is no index that can be read."}
 
 
-def _query(sort_by: str, sort_order: str, filters: list[str], search: str) -> views.Query:
-    """Make a query of texts.
+def _query(sort_by: str, sort_order: str, filters: list[str], search: str) -> queries.Query:
+    """Build a query from the parameters of a request.
 
     Raises:
         QueryInvalid: a filter or the field to sort by is none.
 
     """
-    order = parse_order(f"{sort_by}:{sort_order}")
-    return views.Query(order, tuple(parse_filter(text) for text in filters), search.strip())
+    order = queries.order_by(sort_by, is_descending=sort_order == "desc")
+    return queries.Query(order, tuple(map(queries.parse_filter, filters)), search.strip())
 
 
-def _tag(view: View, route: str, request: Request) -> str:
+def _tag(table: Table, route: str, request: Request) -> str:
     """Name an answer: the same for the same query of the same file."""
-    asked = f"{view.identity} {route} ".encode() + request.scope["query_string"]
-    return f'W/"g{view.generation}-{hashlib.blake2b(asked, digest_size=8).hexdigest()}"'
+    asked = f"{table.identity} {route} ".encode() + request.scope["query_string"]
+    return f'W/"g{table.generation}-{hashlib.blake2b(asked, digest_size=8).hexdigest()}"'
 
 
 def _is_known(header: str, tag: str) -> bool:
@@ -466,12 +464,12 @@ def _takes_gzip(request: Request) -> bool:
     return False
 
 
-async def _iter_csv(follower: Follower, query: views.Query) -> AsyncIterator[bytes]:
-    metrics = await follower.work(lambda: follower.catalog.view.keep("metric columns", table.metric_columns))
-    walk = await begin_walk(follower, query)
-    yield table.encode_head(metrics)
-    while walk.has_more:
-        yield await follower.work(lambda: table.encode_rows(walk.take(table.PIECE_ROWS), metrics))
+async def _iter_csv(follower: Follower, query: queries.Query) -> AsyncIterator[bytes]:
+    metrics = await follower.work(lambda: follower.index.table.keep("metric columns", spreadsheet.metric_columns))
+    cursor = await begin_cursor(follower, query)
+    yield spreadsheet.encode_head(metrics)
+    while cursor.has_more:
+        yield await follower.work(lambda: spreadsheet.encode_rows(cursor.fetch(spreadsheet.PIECE_ROWS), metrics))
 
 
 async def _compressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

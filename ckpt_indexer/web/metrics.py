@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from ckpt_indexer.daemon_state import DaemonStatus
-    from ckpt_indexer.web.catalog import Catalog
-    from ckpt_indexer.web.summary import Counts
+    from ckpt_indexer.index.follow import FollowedIndex
+    from ckpt_indexer.index.summary import Counts
     from ckpt_indexer.web.traffic import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def encode_metrics(catalog: Catalog, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> bytes:
+def encode_metrics(index: FollowedIndex, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> bytes:
     """Write all figures in the text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(catalog, counts, daemon, traffic))
+    registry.register(_Once(index, counts, daemon, traffic))
     return generate_latest(registry)
 
 
 class _Once(Collector):
-    def __init__(self, catalog: Catalog, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> None:
-        self._catalog, self._counts, self._status, self._traffic = catalog, counts, daemon, traffic
+    def __init__(self, index: FollowedIndex, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> None:
+        self._followed, self._counts, self._status, self._traffic = index, counts, daemon, traffic
 
     def describe(self) -> list[Metric]:
         return []
@@ -57,11 +57,11 @@ class _Once(Collector):
         yield from self._server()
 
     def _index(self) -> Iterator[Metric]:
-        view, counts = self._catalog.view, self._counts
-        yield _gauge("index_up", "Whether there is an index that can be read.", float(self._catalog.error is None))
-        yield _gauge("index_generation", "The index's generation.", view.generation)
-        yield _gauge("index_size_bytes", "Size of the index.", self._catalog.size_bytes)
-        yield _gauge("index_last_updated_timestamp_seconds", "When it was written.", _seconds(view.last_updated))
+        table, counts = self._followed.table, self._counts
+        yield _gauge("index_up", "Whether there is an index that can be read.", float(self._followed.error is None))
+        yield _gauge("index_generation", "The index's generation.", table.generation)
+        yield _gauge("index_size_bytes", "Size of the index.", self._followed.size_bytes)
+        yield _gauge("index_last_updated_timestamp_seconds", "When it was written.", _seconds(table.last_updated))
         yield _gauge("experiments", "Experiments in the index.", counts.experiments)
         yield _gauge("metadata_coverage_ratio", "Share of the ok checkpoints with a sidecar.", counts.coverage)
         number = GaugeMetricFamily("ckpt_indexer_checkpoints", "Checkpoints in the index.", labels=["status"])

@@ -14,17 +14,17 @@ import msgspec
 
 from ckpt_indexer.catalog import records
 from ckpt_indexer.index import codec
-from ckpt_indexer.index.query import parse_filter, parse_order
-from ckpt_indexer.web.view import Query
+from ckpt_indexer.index.query import Query, order_by, parse_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckpt_indexer.index.columns import Rows, Table
     from ckpt_indexer.model import Entry
-    from ckpt_indexer.web.view import Rows, View
 
 LIMIT_MAX = 1_000_000
-QUERY = Query(parse_order("modified_time:desc"), (parse_filter("status=ok"),))  # newest first, usable ones only
+# Newest first, usable ones only.
+QUERY = Query(order_by("modified_time", is_descending=True), (parse_filter("status=ok"),))
 
 
 class OlderRecord(msgspec.Struct, kw_only=True):
@@ -45,7 +45,7 @@ class OlderRecord(msgspec.Struct, kw_only=True):
 
 
 class OlderRecords(msgspec.Struct, frozen=True):
-    """A column of a view: each entry's record, encoded. A new generation makes those of changed entries only."""
+    """A column of a table: each entry's record, encoded. A new generation makes those of changed entries only."""
 
     folder: str  # the root's own name
 
@@ -79,7 +79,7 @@ def encode_record(raw: msgspec.Raw, folder: str) -> bytes | None:
     return msgspec.json.encode(record_of(entry, folder)) if entry.status == "ok" else None
 
 
-def encode_list(view: View, rows: Rows, folder: str, limit: int | None) -> bytes:
+def encode_list(table: Table, rows: Rows, folder: str, limit: int | None) -> bytes:
     """Write the first *limit* records of a selection as one JSON list."""
-    column = view.column(OlderRecords(folder))
+    column = table.column(OlderRecords(folder))
     return b"[" + b",".join(column[row] for row in rows.rows[:limit]) + b"]"

@@ -1,8 +1,8 @@
 """Pages of encoded entries: which rows of a selection, and the bytes of the answer.
 
-Pure, over a view. A page is named by its number, or by a **token**: the place in the order behind which it starts,
-which stays a place while entries come and go. A token reads ``KIND VALUE , KEY`` with KIND ``u`` (value unknown),
-``n`` (number) or ``s`` (text, percent-encoded); every text of this form is a place, so a page never fails for it.
+Pure, over a table of the index. A page is named by its number, or by a **token**: the place in the order behind which
+it starts, which stays a place while entries come and go. A token reads ``KIND VALUE , KEY`` with KIND ``u`` (value
+unknown), ``n`` (number) or ``s`` (text, percent-encoded); every text of this form is a place, so a page never fails.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from ckpt_indexer.web.view import Position, Query, View
+from ckpt_indexer.index.columns import Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ckpt_indexer.web.view import Rows
+    from ckpt_indexer.index.columns import Rows, Table
+    from ckpt_indexer.index.query import Query
 
 TOKEN_PATTERN = r"^(u|n-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?|n-?inf|s[0-9A-Za-z_.~%-]*),"  # noqa: S105
 TOKEN_MAX = 13_000  # characters; a key may have 4,096 bytes, and each may be percent-encoded
@@ -33,34 +34,34 @@ class Window(msgspec.Struct, frozen=True):
     page: int
 
 
-def encode_page(view: View, query: Query, rows: Rows, window: Window) -> bytes:
-    """Write the answer for one page."""
+def encode_page(table: Table, query: Query, rows: Rows, window: Window) -> bytes:
+    """Encode the answer for one page."""
     total = len(rows.rows)
     shown = rows.rows[window.start : window.start + window.size]
     is_last = window.start + len(shown) >= total
-    token = None if is_last or not shown else encode_token(view.position(query, shown[-1]))
+    token = None if is_last or not shown else encode_token(table.position(query, shown[-1]))
     rest = {
         "total": total,
         "page": window.page,
         "page_size": window.size,
         "total_pages": -(-total // window.size),
         "next": token,
-        "generation": view.generation,
+        "generation": table.generation,
     }
-    return b'{"checkpoints":[' + join(view, shown) + b"]," + msgspec.json.encode(rest)[1:]
+    return b'{"checkpoints":[' + join(table, shown) + b"]," + msgspec.json.encode(rest)[1:]
 
 
-def join(view: View, rows: Iterable[int]) -> bytes:
+def join(table: Table, rows: Iterable[int]) -> bytes:
     """Write encoded entries, separated by commas."""
-    raws = view.raws
+    raws = table.raws
     return b",".join([raws[row] for row in rows])
 
 
-def window_of(view: View, query: Query, rows: Rows, *, page: int, page_size: int, token: str | None) -> Window:
+def window_of(table: Table, query: Query, rows: Rows, *, page: int, page_size: int, token: str | None) -> Window:
     """Find a page: behind a token's place, or by its number."""
     if token is None:
         return Window((page - 1) * page_size, page_size, page)
-    start = view.start_behind(query, rows, parse_token(token))
+    start = table.start_behind(query, rows, parse_token(token))
     return Window(start, page_size, start // page_size + 1)
 
 

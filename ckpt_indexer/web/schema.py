@@ -11,7 +11,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ckpt_indexer import model
-from ckpt_indexer.web import compare, older, summary
+from ckpt_indexer.index import compare, summary
+from ckpt_indexer.web import older
 
 
 def _type_of(kind: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError
+from ckpt_indexer.errors import AddressTaken, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,12 +35,6 @@ GRACE_S = 3  # for answers under way when the server ends
 BACKLOG = 128
 LARGE_BLOCK = 256 << 10  # bytes
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
-
-
-class AddressTaken(CkptIndexerError, OSError):
-    """cannot listen at {host} port {port}: {reason}"""
-
-    exit_code = EXIT_ERROR
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -63,7 +57,7 @@ def listen(settings: ServerSettings) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else reason_of(error)
         raise AddressTaken(host=settings.host, port=settings.port, reason=reason) from None
     listener.setblocking(False)
     return listener

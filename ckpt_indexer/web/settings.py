@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
-from ckpt_indexer.errors import SettingInvalid
+from ckpt_indexer.errors import SettingInvalid, reason_of
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, load_settings
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _read_token(path: str) -> str:
         with open(path, encoding="ascii", errors="replace") as file:
             return file.read(_TOKEN_FILE_MAX).strip()
     except OSError as error:
-        raise SettingInvalid(setting="token_file", reason=f"{path}: {error.strerror or error}") from None
+        raise SettingInvalid(setting="token_file", reason=f"{path}: {reason_of(error)}") from None
 
 
 def _check_token(token: str) -> None:

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from starlette.responses import Response
 
-from ckpt_indexer.web.walk import Walk
+from ckpt_indexer.index.cursor import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.types import Receive, Scope, Send
 
-    from ckpt_indexer.web.catalog import Catalog, Delta
-    from ckpt_indexer.web.follower import Follower
-    from ckpt_indexer.web.view import Query, View
+    from ckpt_indexer.index.changes import Delta
+    from ckpt_indexer.index.columns import Table
+    from ckpt_indexer.index.follow import FollowedIndex
+    from ckpt_indexer.index.freshness import Follower
+    from ckpt_indexer.index.query import Query
 
 STALL_S = 30.0  # a client that takes no event for so long is gone, or means harm
 HEARTBEAT_S = 15.0  # proxies close what is silent for a minute
@@ -41,30 +43,30 @@ async def iter_batches(
 
     *encode* makes of an encoded entry what is sent, or ``None`` for nothing.
     """
-    walk = await begin_walk(follower, query, limit=limit)
-    if follower.catalog.error is not None:
-        yield event({"type": "error", "error": str(follower.catalog.error)})
+    cursor = await begin_cursor(follower, query, limit=limit)
+    if follower.index.error is not None:
+        yield event({"type": "error", "error": str(follower.index.error)})
         return
     size, sent = min(FIRST_BATCH, batch_size), 0
-    while walk.has_more and not follower.stopped.is_set():
-        count, batch = _encode_batch(walk, size, encode)
+    while cursor.has_more and not follower.stopped.is_set():
+        count, batch = _encode_batch(cursor, size, encode)
         size, sent = batch_size, sent + count
         yield batch
         await asyncio.sleep(0)  # a client that takes everything at once must not keep the others waiting
-    if not walk.has_more:
-        yield event({"type": "complete", "total": sent, "generation": walk.generation})
+    if not cursor.has_more:
+        yield event({"type": "complete", "total": sent, "generation": cursor.generation})
 
 
-async def begin_walk(follower: Follower, query: Query, *, limit: int | None = None) -> Walk:
-    """Begin a walk through the index as it is now."""
-    view = await follower.fresh()
-    return Walk(follower.catalog, view, await follower.select(view, query), limit=limit)
+async def begin_cursor(follower: Follower, query: Query, *, limit: int | None = None) -> Cursor:
+    """Begin at the first entry of a query, of the index as it is now."""
+    table = await follower.fresh()
+    return Cursor(follower.index, table, await follower.select(table, query), limit=limit)
 
 
-def _encode_batch(walk: Walk, size: int, encode: Callable[[msgspec.Raw], bytes | None]) -> tuple[int, bytes]:
+def _encode_batch(cursor: Cursor, size: int, encode: Callable[[msgspec.Raw], bytes | None]) -> tuple[int, bytes]:
     # A function of its own: what a generator names lives on while its client stands still.
-    found = [piece for raw in walk.take(size) if (piece := encode(raw)) is not None]
-    rest = {"count": len(found), "has_more": walk.has_more, "total": walk.total, "generation": walk.generation}
+    found = [piece for raw in cursor.fetch(size) if (piece := encode(raw)) is not None]
+    rest = {"count": len(found), "has_more": cursor.has_more, "total": cursor.total, "generation": cursor.generation}
     body = b",".join(found)
     return len(found), b'data: {"type":"batch","checkpoints":[' + body + b"]," + msgspec.json.encode(rest)[1:] + b"\n\n"
 
@@ -74,52 +76,52 @@ async def iter_changes(follower: Follower, since: int | None) -> AsyncIterator[b
     yield b"retry: %d\n\n" % RETRY_MS
     async with follower.listening():
         await follower.fresh()
-        seen, told = _begin(follower.catalog, since)
+        seen, told = _begin(follower.index, since)
         while not follower.stopped.is_set():
             if told:
                 yield told
             if await follower.wait_changed(seen.identity, HEARTBEAT_S):
-                seen, told = _tell(follower.catalog, seen.generation if seen.epoch == follower.catalog.epoch else None)
+                seen, told = _tell(follower.index, seen.generation if seen.epoch == follower.index.epoch else None)
             else:
                 told = b"" if follower.stopped.is_set() else b": heartbeat\n\n"
 
 
 class _Seen(NamedTuple):
-    """What a client knows of: no view, which it would keep alive while it stands still."""
+    """What a client knows of: no table, which it would keep alive while it stands still."""
 
     generation: int
     identity: str
     epoch: int
 
 
-def _begin(catalog: Catalog, since: int | None) -> tuple[_Seen, bytes]:
-    view = catalog.view
-    if since is not None and since != view.generation:
-        return _tell(catalog, since)
-    ready = event({"generation": view.generation}, "ready", view.generation)
-    return _Seen(view.generation, view.identity, catalog.epoch), ready
+def _begin(index: FollowedIndex, since: int | None) -> tuple[_Seen, bytes]:
+    table = index.table
+    if since is not None and since != table.generation:
+        return _tell(index, since)
+    ready = event({"generation": table.generation}, "ready", table.generation)
+    return _Seen(table.generation, table.identity, index.epoch), ready
 
 
-def _tell(catalog: Catalog, since: int | None) -> tuple[_Seen, bytes]:
+def _tell(index: FollowedIndex, since: int | None) -> tuple[_Seen, bytes]:
     """Say what changed since a generation: nothing, a change, or that all has to be loaded anew."""
-    epoch = catalog.epoch
-    delta = None if since is None else catalog.since(since)
-    view = catalog.view if delta is None else delta.view
-    seen = _Seen(view.generation, view.identity, epoch)
+    epoch = index.epoch
+    delta = None if since is None else index.since(since)
+    table = index.table if delta is None else delta.table
+    seen = _Seen(table.generation, table.identity, epoch)
     if delta is None or len(delta.changed) + len(delta.removed) > CHANGED_MAX:
-        return seen, event({"generation": view.generation}, "resync", view.generation)
+        return seen, event({"generation": table.generation}, "resync", table.generation)
     if not delta.changed and not delta.removed:
         return seen, b""
     if len(delta.changed) > SHARED_MAX:
-        return seen, _encode_change(view, delta)
-    return seen, view.keep(("change", since), lambda view: _encode_change(view, delta))  # one for all who listen
+        return seen, _encode_change(table, delta)
+    return seen, table.keep(("change", since), lambda table: _encode_change(table, delta))  # one for all who listen
 
 
-def _encode_change(view: View, delta: Delta) -> bytes:
-    raws = [view.get(key) for key in delta.changed]
+def _encode_change(table: Table, delta: Delta) -> bytes:
+    raws = [table.get(key) for key in delta.changed]
     changed = b",".join(raw for raw in raws if raw is not None)
     return b'event: change\nid: %d\ndata: {"generation":%d,"changed":[%b],"removed":%b}\n\n' % (
-        view.generation, view.generation, changed, msgspec.json.encode(delta.removed),
+        table.generation, table.generation, changed, msgspec.json.encode(delta.removed),
     )  # fmt: skip
 
 

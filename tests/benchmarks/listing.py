@@ -23,7 +23,7 @@ import yaml
 
 from ckpt_indexer import read_index
 from ckpt_indexer.index import reader
-from ckpt_indexer.index.query import parse_order, select
+from ckpt_indexer.index.query import Query, parse_order, select
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.model import Entry, Monitor
 from ckpt_indexer.paths import INDEX_NAME, SIDECAR_SUFFIX, place_of
@@ -113,7 +113,7 @@ def _measure(root: Path, entries: list[Entry], sidecar: str | None, rounds: int)
 
 
 def _ours(root: Path) -> list[Entry]:
-    return select(read_index(root).entries.values(), [], parse_order(ORDER))
+    return select(read_index(root).entries.values(), Query(parse_order(ORDER)))
 
 
 def _floor(index: Path) -> list[_Minimal]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_indexer.errors import QueryInvalid
-from ckpt_indexer.index.query import Order, parse_filter, parse_order, select, value_of
+from ckpt_indexer.index.query import Order, Query, parse_columns, parse_filter, parse_order, select, value_of
 from ckpt_indexer.model import Entry, Monitor, Problem
 from tests.index import entries
 from tests.index.entries import entry
@@ -23,7 +23,7 @@ ENTRIES = [
 
 
 def chosen(*filters: str, order: str = "path") -> list[str]:
-    found = select(ENTRIES, [parse_filter(text) for text in filters], parse_order(order))
+    found = select(ENTRIES, Query(parse_order(order), tuple(map(parse_filter, filters))))
     return [e.path.replace("/checkpoints/", "/").removesuffix(".ckpt") for e in found]
 
 
@@ -110,6 +110,26 @@ def test_an_order_that_is_none_is_refused(text: str) -> None:
         parse_order(text)
 
 
+def test_columns_are_fields_and_have_no_direction() -> None:
+    assert parse_columns("path, metrics.val/hmean,,metrics.odd:desc,f1") == [
+        "path", "metrics.val/hmean", "metrics.odd:desc", "f1"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "reason"),
+    [
+        ("path,epoch:desc", "epoch:desc", "a column has no direction: use epoch, and --sort"),
+        ("hmean:asc", "hmean:asc", "a column has no direction: use hmean, and --sort"),
+        ("monitor.x", "monitor.x", "there is no field 'monitor.x'"),
+    ],
+)
+def test_a_column_that_is_none_says_why(text: str, column: str, reason: str) -> None:
+    with pytest.raises(QueryInvalid) as raised:
+        parse_columns(text)
+    assert raised.value.fields == {"what": "column", "text": column, "reason": reason}
+
+
 _FIELDS = st.sampled_from(
     [*Entry.__struct_fields__, "monitor.value", "monitor.name", "problem.code", "score", "size", "metrics.a"]
 ).filter(lambda field: field != "metrics")
@@ -117,11 +137,11 @@ _FIELDS = st.sampled_from(
 
 @given(st.lists(entries.entries, max_size=6, unique_by=lambda e: e.path), _FIELDS, st.booleans())
 def test_sorting_keeps_every_entry_and_puts_the_unknown_last(all_entries: list[Entry], field: str, down: bool) -> None:
-    found = select(all_entries, [], Order(field, down))
+    found = select(all_entries, Query(Order(field, down)))
     assert sorted(e.path for e in found) == sorted(e.path for e in all_entries)
     unknown = [is_unknown(value_of(e, field)) for e in found]
     assert unknown == sorted(unknown)
-    other_way = select(list(reversed(all_entries)), [], Order(field, down))
+    other_way = select(list(reversed(all_entries)), Query(Order(field, down)))
     assert other_way == found
 
 
@@ -140,5 +160,5 @@ def test_no_filter_but_unequal_chooses_what_is_not_known(
 ) -> None:
     if value in ("null", "none"):
         return
-    found = select(all_entries, [parse_filter(f"{field}{op}.{value}")], Order("path", is_descending=False))
+    found = select(all_entries, Query(filters=(parse_filter(f"{field}{op}.{value}"),)))
     assert not any(value_of(e, field) is None for e in found)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock, Timeout
 
-from ckpt_indexer.errors import RootUnusable
+from ckpt_indexer.errors import NotRegularFile, RootUnusable
 from ckpt_indexer.paths import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, is_temporary
 from ckpt_indexer.tree import local
 from ckpt_indexer.tree.local import (
-    NotRegularFile,
     check_root,
     fingerprint_of,
     locked_folder,

@@ -16,7 +16,6 @@ from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.known import Reason
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.systemd_notify import _one_line
 from tests.process import Daemon, index_equals_disk, wait_for
 
 if TYPE_CHECKING:
@@ -257,7 +256,3 @@ def test_a_configuration_that_cannot_be_read_is_not_remembered_as_empty(
         indexer.scan_and_plan()
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].encoder == "resnet18"
-
-
-def test_a_folders_name_cannot_say_anything_to_the_service_manager() -> None:
-    assert _one_line("degraded: bad\nMAINPID=1") == "degraded: bad?MAINPID=1"

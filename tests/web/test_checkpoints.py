@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ckpt_indexer import read_index
-from ckpt_indexer.index.query import parse_filter, parse_order, select
+from ckpt_indexer.index.query import Query, parse_filter, parse_order, select
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.paths import INDEX_NAME
 from ckpt_indexer.web import create_app
@@ -51,9 +51,8 @@ def test_a_page_holds_the_entries_as_the_index_has_them(client: TestClient, prep
 def test_order_and_filters_are_those_of_the_command_line(
     client: TestClient, prepared: Path, field: str, direction: str, filters: tuple[str, ...]
 ) -> None:
-    chosen = select(
-        read_index(prepared).entries.values(), [parse_filter(f) for f in filters], parse_order(f"{field}:{direction}")
-    )
+    asked = Query(parse_order(f"{field}:{direction}"), tuple(map(parse_filter, filters)))
+    chosen = select(read_index(prepared).entries.values(), asked)
     query = {"sort_by": field, "sort_order": direction, "filter": filters}
     answer = client.get("/api/checkpoints", params=query).json()
     assert (paths(answer), answer["total"]) == ([each.path for each in chosen], len(chosen))
@@ -95,7 +94,9 @@ def test_a_token_stays_a_place_while_checkpoints_come_and_go(tree: Path) -> None
             return answer if answer["generation"] != before else None
 
         answer = wait_for(second)
-        whole = select(read_index(tree).entries.values(), [parse_filter("hmean!=null")], parse_order("hmean:desc"))
+        whole = select(
+            read_index(tree).entries.values(), Query(parse_order("hmean:desc"), (parse_filter("hmean!=null"),))
+        )
         expected = [each.path for each in whole if each.path not in {*paths(first), "new/a.ckpt"}]
         assert (expected[: len(paths(answer))], len(paths(answer))) == (paths(answer), 4)
 
@@ -117,7 +118,7 @@ def test_a_search_looks_in_paths_and_status_in_any_case(client: TestClient) -> N
         ("page_size=1001", "page_size: Input should be less than or equal to 1000"),
         ("filter=hmean", "filter.0: String should match pattern"),
         ("filter=monitor.x=1", "filter 'monitor.x=1': there is no field 'monitor.x'"),
-        ("sort_by=health.x", "sort 'health.x:desc': there is no field 'health.x'"),
+        ("sort_by=health.x", "sort 'health.x': there is no field 'health.x'"),
         ("sort_order=up", "sort_order: Input should be 'asc' or 'desc'"),
         ("next=nonsense", "next: String should match pattern"),
         ("&".join(["filter=epoch>1"] * 17), "filter: List should have at most 16 items"),
@@ -179,7 +180,7 @@ def test_csv_holds_all_rows_and_no_formulas(client: TestClient, encoding: str) -
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\ta", "\ra"])
 def test_a_text_that_a_spreadsheet_would_run_is_quoted_and_a_number_is_not(text: str) -> None:
-    from ckpt_indexer.web.table import encode_head, encode_rows
+    from ckpt_indexer.web.spreadsheet import encode_head, encode_rows
 
     each = entry("a/b.ckpt", architecture=text, epoch=-3, metrics={"m": -0.5, text: 1})
     lines = encode_head(["m", text]) + encode_rows([msgspec.Raw(msgspec.json.encode(each))], ["m", text])

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.testclient import TestClient
 
 from ckpt_indexer import read_index
+from ckpt_indexer.index.follow import FollowedIndex
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.paths import INDEX_NAME
-from ckpt_indexer.web import catalog, create_router
+from ckpt_indexer.web import create_router
 from ckpt_indexer.web.older import OlderRecord, encode_record, record_of
 from tests.index.entries import entry
 from tests.web.serving import parse_events
@@ -133,7 +134,7 @@ def test_what_did_not_change_is_not_sent_again(tmp_path: Path) -> None:
 
 
 def test_a_saved_checkpoint_shows_in_the_next_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckpt_indexer.web.follower.FRESH_S", 0.0)
+    monkeypatch.setattr("ckpt_indexer.index.freshness.FRESH_S", 0.0)
     root = committed(tmp_path, entry("a/checkpoints/1.ckpt", epoch=1))
     with TestClient(backend(root)) as client:
         assert [each["epoch"] for each in client.get("/checkpoints").json()] == [1]
@@ -184,14 +185,14 @@ def test_without_an_index_the_answer_is_503_with_a_sentence(tmp_path: Path) -> N
 
 def test_the_index_is_read_when_the_application_starts(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    look = catalog.Catalog._look
+    look = FollowedIndex._refresh
 
-    def noted(self: catalog.Catalog) -> bool:
+    def noted(self: FollowedIndex) -> bool:
         changed = look(self)
-        read.append(len(self.view))
+        read.append(len(self.table))
         return changed
 
-    monkeypatch.setattr(catalog.Catalog, "_look", noted)
+    monkeypatch.setattr(FollowedIndex, "_refresh", noted)
     with TestClient(backend(prepared)):
         assert read == [12]
     plain = FastAPI()

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_indexer import web
-from ckpt_indexer.index.query import Order, parse_filter, select
+from ckpt_indexer.index.columns import Position, Table
+from ckpt_indexer.index.query import Order, Query, parse_filter, select
 from ckpt_indexer.web.pages import TOKEN_PATTERN, encode_page, encode_token, parse_token, window_of
-from ckpt_indexer.web.view import Position, Query, View
 from tests.index.entries import entries, entry
 
 MODULES = sorted(info.name for info in pkgutil.iter_modules(web.__path__, "ckpt_indexer.web."))
@@ -29,9 +29,9 @@ def test_the_examples_in_the_documentation_are_true(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def view_of(listed: list[Any]) -> View:
+def table_of(listed: list[Any]) -> Table:
     by_key = {each.path: msgspec.Raw(msgspec.json.encode(each)) for each in listed}
-    return View(entries=sorted(by_key.items()))
+    return Table(entries=sorted(by_key.items()))
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -46,10 +46,10 @@ def test_a_token_gives_its_place_back(position: Position) -> None:
 
 @given(st.from_regex(TOKEN_PATTERN))
 def test_every_text_of_a_tokens_form_is_a_place(token: str) -> None:
-    view = view_of([entry(f"{n}.ckpt", epoch=n or None, architecture=str(n)) for n in range(5)])
+    table = table_of([entry(f"{n}.ckpt", epoch=n or None, architecture=str(n)) for n in range(5)])
     for field in ("epoch", "architecture", "nothing"):
         query = Query(Order(field, is_descending=False))
-        assert 0 <= window_of(view, query, view.select(query), page=1, page_size=2, token=token).start <= 5
+        assert 0 <= window_of(table, query, table.select(query), page=1, page_size=2, token=token).start <= 5
 
 
 @given(
@@ -62,15 +62,15 @@ def test_pages_by_token_are_what_the_command_line_lists(
     listed: list[Any], field: str, is_descending: bool, filters: tuple[str, ...]
 ) -> None:
     listed = list({each.path: each for each in listed}.values())
-    view, conditions = view_of(listed), tuple(parse_filter(text) for text in filters)
+    table, conditions = table_of(listed), tuple(parse_filter(text) for text in filters)
     query = Query(Order(field, is_descending), conditions)
-    rows, token, found = view.select(query), None, []
+    rows, token, found = table.select(query), None, []
     while True:
-        window = window_of(view, query, rows, page=1, page_size=3, token=token)
-        page = json.loads(encode_page(view, query, rows, window))
+        window = window_of(table, query, rows, page=1, page_size=3, token=token)
+        page = json.loads(encode_page(table, query, rows, window))
         found += [each["path"] for each in page["checkpoints"]]
         token = page["next"]
         if token is None:
             break
-    assert found == [each.path for each in select(listed, conditions, query.order)]
+    assert found == [each.path for each in select(listed, query)]
     assert page["total_pages"] == math.ceil(len(found) / 3)

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from ckpt_indexer import read_index
-from ckpt_indexer.index.query import parse_filter, parse_order, select
+from ckpt_indexer.index.changes import CHANGED_KEYS_MAX
+from ckpt_indexer.index.query import Query, parse_filter, select
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.paths import INDEX_NAME
-from ckpt_indexer.web import catalog, stream
+from ckpt_indexer.web import stream
 from tests.index.entries import entry
 from tests.process import Daemon, encoded, put, wait_for
 from tests.web.serving import Server, parse_events
@@ -167,7 +168,7 @@ def test_a_large_change_is_told_and_a_larger_one_is_a_resync(store: Store) -> No
 def test_a_change_of_nearly_everything_is_a_resync(store: Store) -> None:
     with Server(Path(store.root)) as server, server.events("/api/changes") as events:
         assert [next(events), next(events)][1]["event"] == "ready"
-        store.commit([entry(f"{n}.ckpt") for n in range(catalog.CHANGED_KEYS_MAX + 1)])
+        store.commit([entry(f"{n}.ckpt") for n in range(CHANGED_KEYS_MAX + 1)])
         assert next(events) == {"event": "resync", "id": "2", "data": {"generation": 2}}
 
 
@@ -203,65 +204,8 @@ def test_a_checkpoint_that_the_daemon_finds_is_told_within_a_second_or_so(tmp_pa
             "exp/checkpoints/b.ckpt"
         ]
         daemon.sync()
-    expected = select(read_index(root).entries.values(), [parse_filter("status=ok")], parse_order("path"))
+    expected = select(read_index(root).entries.values(), Query(filters=(parse_filter("status=ok"),)))
     assert [each.path for each in expected] == ["exp/checkpoints/a.ckpt"]
-
-
-def test_the_feed_and_a_fresh_look_tell_the_same_whatever_happens(tmp_path: Path) -> None:
-    import random
-
-    chance = random.Random(4)
-    store = Store(str(tmp_path))
-    store.commit([entry("first.ckpt")])
-    followed = catalog.Catalog(str(tmp_path))
-    followed.look()
-    known = {key: bytes(raw) for key, raw in zip(followed.view.keys, followed.view.raws, strict=True)}
-    seen = followed.view.generation
-    for step in range(60):
-        keys = chance.sample([f"{n}.ckpt" for n in range(8)], 3)
-        store.commit([entry(key, epoch=step) for key in keys[:2]], keys[2:])
-        if chance.random() < 0.5:
-            continue
-        followed.look()
-        if chance.random() < 0.5:
-            continue
-        delta = followed.since(seen)
-        assert delta is not None
-        known = {key: raw for key, raw in known.items() if key not in delta.removed}
-        known |= {key: bytes(raw) for key in delta.changed if (raw := delta.view.get(key)) is not None}
-        seen = delta.view.generation
-        fresh = catalog.Catalog(str(tmp_path))
-        fresh.look()
-        newest = {key: bytes(raw) for key, raw in zip(followed.view.keys, followed.view.raws, strict=True)}
-        assert known == newest
-    followed.look()
-    fresh = catalog.Catalog(str(tmp_path))
-    fresh.look()
-    assert (fresh.view.keys, list(map(bytes, fresh.view.raws))) == (
-        followed.view.keys, list(map(bytes, followed.view.raws))
-    )  # fmt: skip
-
-
-def test_columns_taken_over_are_those_of_a_fresh_look(tmp_path: Path) -> None:
-    from ckpt_indexer.web.view import Query
-
-    store = Store(str(tmp_path))
-    store.commit([entry(f"{n}.ckpt", epoch=n, metrics={"m": n / 7}) for n in range(50)])
-    followed = catalog.Catalog(str(tmp_path))
-    followed.look()
-    queries = [
-        Query(parse_order("m:desc"), (parse_filter("epoch>5"),), "1"),
-        Query(parse_order("epoch")),
-        Query(parse_order("nothing")),
-    ]
-    for query in queries:
-        followed.view.select(query)
-    store.commit([entry("9.ckpt", epoch=100), entry("x.ckpt", metrics={"m": 1})], ["11.ckpt", "0.ckpt"])
-    followed.look()
-    fresh = catalog.Catalog(str(tmp_path))
-    fresh.look()
-    for query in queries:
-        assert followed.view.rows_if_known(query) == fresh.view.select(query)
 
 
 # --- clients ---

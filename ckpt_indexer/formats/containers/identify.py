@@ -12,10 +12,11 @@ import os
 import struct
 from typing import TYPE_CHECKING, BinaryIO
 
+from ckpt_indexer.errors import FormatProblem, reason_of
 from ckpt_indexer.formats.containers.safetensors import HEADER_MAX, describe_safetensors
 from ckpt_indexer.formats.containers.torch_legacy import MAGIC_NUMBER, read_legacy, read_tar
 from ckpt_indexer.formats.containers.torch_zip import Archive
-from ckpt_indexer.formats.facts import Facts, FormatProblem
+from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.formats.frameworks import checkpoint, sharded
 from ckpt_indexer.formats.pickles.modules import state_dict_of_script
 from ckpt_indexer.formats.pickles.tensors import holds_storage, parse_storage
@@ -68,7 +69,7 @@ def read_facts(file: BinaryIO) -> Facts:
         facts.problem = error.problem
         facts.format = error.format or facts.format
     except OSError as error:
-        facts.problem = Problem.of("io-error", error.strerror or error)
+        facts.problem = Problem.of("io-error", reason_of(error))
     except MemoryError:
         raise  # the process has to go: its heap is full of what the file made
     except Exception as error:  # noqa: BLE001 - unpickling raises nearly anything; the worker reports, never dies

@@ -14,7 +14,8 @@ from typing import IO
 
 import msgspec
 
-from ckpt_indexer.formats.facts import Facts, FormatProblem, TensorFacts
+from ckpt_indexer.errors import FormatProblem
+from ckpt_indexer.formats.facts import Facts, TensorFacts
 from ckpt_indexer.formats.frameworks.checkpoint import TENSORS_MAX
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, ELEMENTS_MAX

@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Callable
 from typing import IO, Any
 
-from ckpt_indexer.formats.facts import FormatProblem
+from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, VALUE_BYTES_MAX, Storage, parse_storage
 from ckpt_indexer.formats.pickles.unpickle import TensorRef, Unpickled, unpickle
 

@@ -22,7 +22,7 @@ import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from ckpt_indexer.formats.facts import FormatProblem
+from ckpt_indexer.errors import FormatProblem
 
 if TYPE_CHECKING:
     from ckpt_indexer.formats.pickles.tensors import Tensor

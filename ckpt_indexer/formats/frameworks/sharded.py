@@ -18,7 +18,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, FormatProblem, TensorFacts
+from ckpt_indexer.errors import FormatProblem
+from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, TensorFacts
 from ckpt_indexer.formats.frameworks.checkpoint import STEP_KEYS, TENSORS_MAX
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import ELEMENTS_MAX, dtype_name, shape_of

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from isal.isal_zlib import crc32
 
+from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.containers.torch_zip import DIRECTORY_MAX, RECORD_READ_MAX, RECORDS_MAX, Archive, Record
-from ckpt_indexer.formats.facts import Damage, DeepFacts, FormatProblem, Readable
+from ckpt_indexer.formats.facts import Damage, DeepFacts, Readable
 from ckpt_indexer.formats.pickles.unpickle import unpickle
 from ckpt_indexer.formats.proof import torch_layout
 from ckpt_indexer.formats.proof.pieces import PIECE_BYTES, Pieces, read_at, read_on

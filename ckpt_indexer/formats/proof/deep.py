@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
+from ckpt_indexer.errors import FormatProblem, reason_of
 from ckpt_indexer.formats.containers.identify import buffered
 from ckpt_indexer.formats.containers.safetensors import DTYPES, read_header
-from ckpt_indexer.formats.facts import DeepFacts, FormatProblem, NonFinite
+from ckpt_indexer.formats.facts import DeepFacts, NonFinite
 from ckpt_indexer.formats.proof.archive import ArchiveProof
 from ckpt_indexer.formats.proof.nonfinite import ITEM_BYTES, Counter, Span
 from ckpt_indexer.formats.proof.pieces import Pieces, read_at
@@ -36,7 +37,7 @@ def read_deep(file: BinaryIO) -> DeepFacts:
     except FormatProblem as error:
         return DeepFacts(problem=error.problem)
     except OSError as error:
-        return DeepFacts(problem=Problem.of("io-error", error.strerror or error))
+        return DeepFacts(problem=Problem.of("io-error", reason_of(error)))
 
 
 def _read_opaque(file: BinaryIO, size: int) -> DeepFacts:

@@ -13,7 +13,7 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from ckpt_indexer.formats.facts import FormatProblem
+from ckpt_indexer.errors import FormatProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,6 +32,7 @@ import msgspec
 import platformdirs
 
 from ckpt_indexer.backoff import Backoff
+from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Problem
 from ckpt_indexer.trackers.wandb.run import Run, RunPath, summary_of
@@ -162,7 +163,7 @@ class Lookup:
                         return count
                     count += 1
             except OSError as error:  # no process, no room
-                self.problem = error.strerror or str(error)
+                self.problem = reason_of(error)
         return count
 
     def _next(self) -> RunPath | None:

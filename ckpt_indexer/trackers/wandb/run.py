@@ -38,10 +38,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from ckpt_indexer import paths
+from ckpt_indexer.errors import NotRegularFile
 from ckpt_indexer.formats.facts import Row, RunLog
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Fingerprint, Number, to_number
-from ckpt_indexer.tree.local import NotRegularFile, opened_file, opened_folder
+from ckpt_indexer.tree.local import opened_file, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ckpt_indexer.formats.facts import FormatProblem
+from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.proof import torch_layout
 from ckpt_indexer.formats.proof.deep import read_deep
 from ckpt_indexer.formats.proof.nonfinite import BLOCK_BYTES, count

@@ -1,4 +1,4 @@
-"""What a view says as a whole: experiments, counts, the newest problems. Pure; each is worked out once a view."""
+"""What the index says as a whole: experiments, counts, the newest problems. Pure; each is computed once a table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import Counter
 import msgspec
 
 from ckpt_indexer.index import codec
+from ckpt_indexer.index.columns import FieldOf, Table
 from ckpt_indexer.model import Mode, Monitor, Number, Problem
-from ckpt_indexer.web.view import FieldOf, View
 
-ERRORS_MAX = 20  # that health tells
+ERRORS_MAX = 20  # that health reports
 
 
 class Best(msgspec.Struct):
@@ -68,33 +68,33 @@ class _Line(msgspec.Struct, gc=False):
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
-def count(view: View) -> Counts:
+def count(table: Table) -> Counts:
     """Count entries by status."""
-    statuses = view.column(FieldOf("status"))
-    files = view.column(FieldOf("metadata_file"))
+    statuses = table.column(FieldOf("status"))
+    files = table.column(FieldOf("metadata_file"))
     sizes: Counter[str] = Counter()
-    for status, size in zip(statuses, view.column(FieldOf("size_bytes")), strict=True):
+    for status, size in zip(statuses, table.column(FieldOf("size_bytes")), strict=True):
         sizes[status] += size
     counts = Counter(statuses)
     covered = sum(status == "ok" and file is not None for status, file in zip(statuses, files, strict=True))
     return Counts(
-        checkpoints=len(view),
+        checkpoints=len(table),
         statuses=dict(sorted(counts.items())),
         size_bytes=dict(sorted(sizes.items())),
         coverage=round(covered / counts["ok"], 4) if counts["ok"] else 1.0,
-        experiments=len(set(view.column(FieldOf("experiment")))),
+        experiments=len(set(table.column(FieldOf("experiment")))),
     )
 
 
-def recent_errors(view: View) -> list[ErrorNote]:
-    """Name the problems that came into the index last, the newest first."""
-    statuses, problems = view.column(FieldOf("status")), view.column(FieldOf("metadata_problem"))
-    times = view.column(FieldOf("indexed_at"))
+def recent_errors(table: Table) -> list[ErrorNote]:
+    """Return the problems that came into the index last, the newest first."""
+    statuses, problems = table.column(FieldOf("status")), table.column(FieldOf("metadata_problem"))
+    times = table.column(FieldOf("indexed_at"))
     rows = [row for row, status in enumerate(statuses) if status != "ok" or problems[row] is not None]
-    rows.sort(key=lambda row: (times[row] or "", view.keys[row]), reverse=True)
+    rows.sort(key=lambda row: (times[row] or "", table.keys[row]), reverse=True)
     notes = []
     for row in rows[:ERRORS_MAX]:
-        entry = codec.decode_entry(view.raws[row])
+        entry = codec.decode_entry(table.raws[row])
         problem = entry.problem or entry.metadata_problem or Problem(entry.status, "")
         notes.append(ErrorNote(entry.path, problem.code, problem.message, entry.indexed_at))
     return notes
@@ -138,11 +138,11 @@ class _Group:
         )  # fmt: skip
 
 
-def experiments(view: View) -> bytes:
-    """Write the answer that lists the experiments, by name."""
+def experiments(table: Table) -> bytes:
+    """Encode the answer that lists the experiments, by name."""
     groups: dict[str, _Group] = {}
-    for raw in view.raws:
+    for raw in table.raws:
         line = _decode_line(raw)
         groups.setdefault(line.experiment, _Group()).add(line)
     listed = [group.experiment(name) for name, group in sorted(groups.items())]
-    return msgspec.json.encode({"experiments": listed, "generation": view.generation})
+    return msgspec.json.encode({"experiments": listed, "generation": table.generation})

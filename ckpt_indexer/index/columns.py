@@ -1,34 +1,45 @@
 """One generation of the index as answers are made of it: encoded entries in the order of their keys, and columns.
 
-Owns ``View`` and what can be asked of it. A view never changes; what it works out it keeps, within bounds. Entries stay
-encoded: an answer is a join of bytes, and 10,000 entries take 12 MB instead of 40. A **column** is one value for each
-entry (a field, whether filters match, the text that is searched), decoded from the encoded entries once: the next
-generation takes over the values of the entries that did not change. Knows neither files nor HTTP. Any thread may ask;
-two that ask for the same thing at once both work it out.
+Owns ``Table`` and what can be asked of it. A table never changes; what it computes it keeps, within bounds. Entries
+stay encoded: an answer is a join of bytes, and 10,000 entries take 12 MB instead of 40. A **column** is one value for
+each entry (a field, whether filters match, the text that is searched), decoded from the encoded entries once: the next
+generation copies the values of the entries that did not change. Filters and orders mean what ``query`` says. Knows
+neither files nor HTTP. Any thread may ask; two that ask for the same thing at once both compute it.
 """
 
 from __future__ import annotations
 
 import bisect
-import contextlib
+import threading
 from array import array
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
+from cachetools import LRUCache
 
-from ckpt_indexer.index.query import ALIASES, FIELDS, Filter, Order, value_of
+from ckpt_indexer.index.query import (
+    SEARCHED,
+    Filter,
+    Query,
+    comparable,
+    head_of,
+    is_known,
+    rank,
+    search_text,
+    value_of,
+)
 from ckpt_indexer.model import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-COLUMNS_MAX = 24  # kept of one generation; at 100,000 entries each takes 3 MB
-ORDERS_TAKEN = 4  # selections that are ready when the index changes: pages that are open ask for them again
-ROWS_MAX = 24  # orders and selections kept; 0.4 MB each
-_SEARCHED = ("path", "status", "architecture", "encoder", "monitor")
+    from ckpt_indexer.index.query import Order
 
-_Key = TypeVar("_Key", bound="Hashable")
+COLUMNS_MAX = 24  # kept of one generation; at 100,000 entries each takes 3 MB
+ORDERS_CARRIED = 4  # selections that are ready when the index changes: pages that are open ask for them again
+ROWS_MAX = 24  # orders and selections kept; 0.4 MB each
+
+_Name = TypeVar("_Name", bound="Hashable")
 _Value = TypeVar("_Value")
 
 
@@ -36,7 +47,7 @@ class Spec(Protocol):
     """What a column holds: hashable, and equal to another that gives the same values."""
 
     def reader(self) -> Callable[[msgspec.Raw], Any]:
-        """Give what reads an encoded entry's value."""
+        """Return the function that reads an encoded entry's value."""
         ...
 
     def __hash__(self) -> int: ...
@@ -48,7 +59,7 @@ class FieldOf(msgspec.Struct, frozen=True):
     field: str
 
     def reader(self) -> Callable[[msgspec.Raw], Any]:
-        decode = _partial_decoder(frozenset({_head(self.field)}))
+        decode = _partial_decoder(frozenset({head_of(self.field)}))
         field = self.field
         return lambda raw: value_of(decode(raw), field)
 
@@ -59,7 +70,7 @@ class Matches(msgspec.Struct, frozen=True):
     filters: tuple[Filter, ...]
 
     def reader(self) -> Callable[[msgspec.Raw], Any]:
-        decode = _partial_decoder(frozenset(_head(each.field) for each in self.filters))
+        decode = _partial_decoder(frozenset(head_of(each.field) for each in self.filters))
         filters = self.filters
 
         def read(raw: msgspec.Raw) -> bool:
@@ -70,18 +81,11 @@ class Matches(msgspec.Struct, frozen=True):
 
 
 class SearchText(msgspec.Struct, frozen=True):
-    """The lower-case text in which a search looks."""
+    """The lower-case text in which a search is made."""
 
     def reader(self) -> Callable[[msgspec.Raw], Any]:
-        decode = _partial_decoder(frozenset(_SEARCHED))
-
-        def read(raw: msgspec.Raw) -> str:
-            entry = decode(raw)
-            monitor = None if entry.monitor is None else entry.monitor.name
-            parts = (entry.path, entry.status, entry.architecture, entry.encoder, monitor)
-            return "\n".join(part for part in parts if part).lower()
-
-        return read
+        decode = _partial_decoder(frozenset(SEARCHED))
+        return lambda raw: search_text(decode(raw))
 
 
 class MetricNames(msgspec.Struct, frozen=True):
@@ -98,14 +102,6 @@ class MetricNames(msgspec.Struct, frozen=True):
         return read
 
 
-class Query(msgspec.Struct, frozen=True):
-    """Which entries, and in which order."""
-
-    order: Order
-    filters: tuple[Filter, ...] = ()
-    search: str = ""
-
-
 class Position(msgspec.Struct, frozen=True):
     """A place in an order: behind this value and key. It stays one when the entry is gone, or others come."""
 
@@ -114,13 +110,13 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """Rows of a view in an order."""
+    """Rows of a table in an order."""
 
     rows: array[int]
     known: int  # the first so many have a value; the rest is in the order of keys
 
 
-class View:
+class Table:
     """The index as it stood at one moment."""
 
     def __init__(
@@ -132,31 +128,31 @@ class View:
         self.identity = identity
         self.keys = [key for key, _ in entries]
         self.raws = [raw for _, raw in entries]
-        self._columns: _Bounded[Spec, list[Any]] = _Bounded(COLUMNS_MAX)
-        self._rows: _Bounded[Query, Rows] = _Bounded(ROWS_MAX)
-        self._kept: _Bounded[Hashable, Any] = _Bounded(ROWS_MAX)
+        self._columns: _Recent[Spec, list[Any]] = _Recent(COLUMNS_MAX)
+        self._rows: _Recent[Query, Rows] = _Recent(ROWS_MAX)
+        self._kept: _Recent[Hashable, Any] = _Recent(ROWS_MAX)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def get(self, key: str) -> msgspec.Raw | None:
-        """Give an encoded entry."""
+        """Return an encoded entry, ``None`` where there is none."""
         row = bisect.bisect_left(self.keys, key)
         return self.raws[row] if row < len(self.keys) and self.keys[row] == key else None
 
     def column(self, spec: Spec) -> list[Any]:
-        """Give a value for each row."""
+        """Return a value for each row."""
         values = self._columns.get(spec)
         if values is None:
             values = self._columns.put(spec, list(map(spec.reader(), self.raws)))
         return values
 
     def rows_if_known(self, query: Query) -> Rows | None:
-        """Give what ``select`` gives, if that was worked out before; never waits."""
+        """Return what ``select`` returns, if that was computed before; never waits."""
         return self._rows.get(query)
 
     def select(self, query: Query) -> Rows:
-        """Give the rows that a query asks for; equal ones by key, unknown values last."""
+        """Return the rows that a query asks for; equal ones by key, unknown values last."""
         found = self._rows.get(query)
         if found is not None:
             return found
@@ -169,13 +165,12 @@ class View:
         return self._rows.put(query, Rows(known + unknown, len(known)))
 
     def position(self, query: Query, row: int) -> Position:
-        """Say where in the query's order a row stands."""
+        """Return where in the query's order a row stands."""
         value = self._sort_values(query.order.field)[row]
-        is_known = value is not None and value == value  # noqa: PLR0124 - NaN is not
-        return Position(value if is_known else None, self.keys[row])
+        return Position(value if is_known(value) else None, self.keys[row])
 
     def start_behind(self, query: Query, rows: Rows, position: Position) -> int:
-        """Give how many of the rows stand at the position or before it."""
+        """Return how many of the rows stand at the position or before it."""
         values, keys = self._sort_values(query.order.field), self.keys
         if position.value is None:
             return bisect.bisect_right(rows.rows, position.key, rows.known, key=lambda row: keys[row])
@@ -191,36 +186,33 @@ class View:
 
         return bisect.bisect_left(rows.rows, True, 0, rows.known, key=is_behind)
 
-    def keep(self, name: Hashable, make: Callable[[View], _Value]) -> _Value:
-        """Give what *make* makes of this view, made once."""
+    def keep(self, name: Hashable, make: Callable[[Table], _Value]) -> _Value:
+        """Return what *make* makes of this table, made once."""
         kept = self._kept.get(name)
         return cast("_Value", kept if kept is not None else self._kept.put(name, make(self)))
 
     def kept(self, name: Hashable) -> Any:
-        """Give what was made under this name, if it was."""
+        """Return what was made under this name, if it was."""
         return self._kept.get(name)
 
-    def take_over(self, old: View, rows: Sequence[int]) -> None:
-        """Work out what the old view was asked for; *rows* are these entries' old rows, -1 for those that changed."""
-        for spec in old._columns.keys():  # noqa: SIM118 - no dictionary
+    def carry_over(self, old: Table, rows: Sequence[int]) -> None:
+        """Compute what the old table was asked for; *rows* are these entries' old rows, -1 for those that changed."""
+        for spec in old._columns.keys_by_use():
             read, before = spec.reader(), old.column(spec)
             values = [before[row] if row >= 0 else read(raw) for row, raw in zip(rows, self.raws, strict=True)]
             self._columns.put(spec, values)
-        for query in old._rows.keys()[-ORDERS_TAKEN:]:
+        for query in old._rows.keys_by_use()[-ORDERS_CARRIED:]:
             self.select(query)
 
     def _ordered(self, order: Order) -> Rows:
-        values = self._sort_values(order.field)
-        known = [row for row, value in enumerate(values) if value is not None and value == value]  # noqa: PLR0124
-        count = len(known)
-        unknown = sorted(set(range(len(values))).difference(known)) if count < len(values) else []
-        known.sort(key=values.__getitem__, reverse=order.is_descending)  # stable: rows are in the order of keys
-        return Rows(array("I", known + unknown), count)
+        ranks = rank(self._sort_values(order.field), is_descending=order.is_descending)
+        return Rows(array("I", ranks.rows), ranks.known)
 
     def _sort_values(self, field: str) -> list[Any]:
-        """Give the field's column, as texts where its values cannot be compared as they are."""
+        """Return the field's column, as texts where its values cannot be compared as they are."""
         values = self.column(FieldOf(field))
-        return self.keep(("sort", field), lambda _: _Comparable.of(values)).values
+        kept: list[Any] = self.keep(("sort", field), lambda _: [comparable(values)])  # in a list: an empty one is kept
+        return cast("list[Any]", kept[0])
 
     def _chosen(self, query: Query) -> set[int]:
         matches = self.column(Matches(query.filters)) if query.filters else [True] * len(self.keys)
@@ -234,49 +226,32 @@ class View:
 Pair = tuple[str, msgspec.Raw]
 
 
-class _Comparable(msgspec.Struct):
-    values: list[Any]
+class _Recent(Generic[_Name, _Value]):
+    """The values that were used last, for any thread."""
 
-    @classmethod
-    def of(cls, values: list[Any]) -> _Comparable:
-        kinds = set(map(type, values)) - {type(None)}
-        if kinds <= {int, float, bool} or kinds == {str}:
-            return cls(values)
-        return cls([None if value is None or value != value else str(value) for value in values])  # noqa: PLR0124
+    def __init__(self, count_max: int) -> None:
+        self._values: LRUCache[_Name, _Value] = LRUCache(count_max)
+        self._lock = threading.Lock()  # held for moments: nothing is computed under it
 
+    def get(self, name: _Name) -> _Value | None:
+        with self._lock:
+            return self._values.get(name)
 
-class _Bounded(Generic[_Key, _Value]):
-    """Keeps the values that were used last. Each step is one of the dictionary's: threads do not meet halfway."""
-
-    def __init__(self, most: int) -> None:
-        self._values: OrderedDict[_Key, _Value] = OrderedDict()
-        self._most = most
-
-    def get(self, key: _Key) -> _Value | None:
-        value = self._values.get(key)
-        if value is not None:
-            with contextlib.suppress(KeyError):  # another thread let it go
-                self._values.move_to_end(key)
+    def put(self, name: _Name, value: _Value) -> _Value:
+        with self._lock:
+            self._values[name] = value
         return value
 
-    def put(self, key: _Key, value: _Value) -> _Value:
-        self._values[key] = value
-        while len(self._values) > self._most:
-            self._values.popitem(last=False)
-        return value
-
-    def keys(self) -> list[_Key]:
-        return list(self._values)
-
-
-def _head(field: str) -> str:
-    """Name the field of an entry that a query's field is found in."""
-    head = ALIASES.get(field, field).partition(".")[0]
-    return head if head in FIELDS else "metrics"
+    def keys_by_use(self) -> list[_Name]:
+        """Return the names, the one used last at the end."""
+        with self._lock:  # iterating gives the order of insertion; popitem() that of use
+            items = [self._values.popitem() for _ in range(len(self._values))]
+            self._values.update(items)
+        return [name for name, _ in items]
 
 
 def _partial_decoder(heads: frozenset[str]) -> Callable[[msgspec.Raw], Entry]:
-    """Give what decodes these fields of an entry and no others: a third of the time."""
+    """Return what decodes these fields of an entry and no others, in a third of the time."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(Entry):
         if field.name in heads and field.default_factory is not msgspec.NODEFAULT:

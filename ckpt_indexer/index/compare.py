@@ -34,7 +34,7 @@ class Row(msgspec.Struct):
 def compare(
     entries: Sequence[Entry], documents: Sequence[Mapping[str, Any] | None], *, only_differences: bool
 ) -> list[Row]:
-    """Put entries and their sidecars' documents side by side."""
+    """Return a row for each thing known of entries and their sidecars' documents."""
     columns = [dict(_facts(entry, document or {})) for entry, document in zip(entries, documents, strict=True)]
     order = {group: place for place, group in enumerate(("checkpoint", "metrics", "training", "model"))}
     names = dict.fromkeys(name for column in columns for name in column)
@@ -49,7 +49,7 @@ def compare(
 
 
 def flatten(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Give a nested document's leaves by dotted names; lists are leaves.
+    """Iterate over a nested document's leaves by dotted names; lists are leaves.
 
     >>> list(flatten({"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}, "seed": 1}))
     [('optimizer.lr', 0.1), ('optimizer.betas', [0.9, 0.99]), ('seed', 1)]
@@ -89,6 +89,6 @@ def _facts(entry: Entry, document: Mapping[str, Any]) -> Iterator[tuple[tuple[st
 
 
 def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Give a part of a document that anybody may have written."""
+    """Return a part of a document that anybody may have written; empty where it is none."""
     part = document.get(name)
     return part if isinstance(part, dict) else {}

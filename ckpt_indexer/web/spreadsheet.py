@@ -11,16 +11,16 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.index import codec
+from ckpt_indexer.index.columns import MetricNames
 from ckpt_indexer.index.query import value_of
-from ckpt_indexer.web.view import MetricNames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import msgspec
 
+    from ckpt_indexer.index.columns import Table
     from ckpt_indexer.model import Entry
-    from ckpt_indexer.web.view import View
 
 PIECE_ROWS = 500  # encoded at once
 METRICS_MAX = 200  # columns; each name is anybody's
@@ -32,9 +32,9 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def metric_columns(view: View) -> list[str]:
-    """Name the metrics that any of the entries has."""
-    names = {name for names in set(view.column(MetricNames())) for name in names}
+def metric_columns(table: Table) -> list[str]:
+    """Return the names of the metrics that any of the entries has."""
+    names = {name for names in set(table.column(MetricNames())) for name in names}
     return sorted(names)[:METRICS_MAX]
 
 
