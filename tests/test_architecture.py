@@ -13,9 +13,10 @@ import ckpt_indexer
 
 PACKAGE = Path(ckpt_indexer.__file__).parent
 LAYERS = (  # from the bottom; a room imports from lower ones only, and never from a neighbour of its own layer
-    ("errors", "backoff", "systemd_notify", "log", "paths"),
+    ("backoff", "paths", "printable"),
     ("model",),
-    ("settings", "daemon_state", "tree"),
+    ("errors",),
+    ("daemon_state", "log", "settings", "systemd_notify", "tree"),
     ("formats",),
     ("sandbox",),
     ("trackers",),
