@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from typing import Literal
 
 import msgspec
@@ -84,8 +83,6 @@ def read_state(root: str | os.PathLike[str]) -> DaemonState | None:
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
         return msgspec.json.decode(os.read(fd, _STATE_MAX), type=DaemonState)
     except (OSError, msgspec.MsgspecError):
         return None

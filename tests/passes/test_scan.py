@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -163,3 +164,11 @@ def test_a_scan_that_is_to_stop_ends_before_its_next_folder(
     with pytest.raises(ScanStopped):
         scan(str(tmp_path), places, should_stop=lambda: len(listed) >= 7)
     assert len(listed) == 7
+
+
+def test_a_scan_of_many_files_that_is_to_stop_ends_before_its_next_file(tmp_path: Path) -> None:
+    places = [put(tmp_path / f"{i}.ckpt").name for i in range(50)]
+    asked = itertools.count(1)
+    with pytest.raises(ScanStopped):
+        scan(str(tmp_path), places, should_stop=lambda: next(asked) == 7)
+    assert next(asked) == 8

@@ -112,6 +112,12 @@ def test_a_self_test_without_an_event_restarts_and_the_second_makes_it_blind(
         now_s = observer.due_s()
         found.append((observer.check(), observer.lost, codes(observer)))
         observer.lost = None
+    assert observer._test.cookie is None
+    now_s = observer.due_s()
+    observer.check()
+    observer._restarts.failed(now_s)
+    assert observer.receive_test_cookie({observer._test.cookie or ""})  # events are back
+    assert (codes(observer), observer._restarts.delay_s) == ([], 0.0)
     assert found == [(set(), "self-test", []), ({EVERYTHING}, None, ["blind"])]
 
 
