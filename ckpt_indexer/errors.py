@@ -23,7 +23,6 @@ EXIT_USAGE = 2
 EXIT_FINDINGS = 3
 EXIT_NO_INDEX = 10
 EXIT_LOCKED = 11
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader of our output has seen enough
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from ckpt_indexer.cli import main
+from ckpt_indexer.cli import Command, main
 
 
-@click.command("generate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("generate", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--outputs-dir", "root", default="outputs", show_default=True, help="The folder with the checkpoints.")
 @click.option("--workers", type=click.IntRange(1, 64), default=None, help="Processes [default: CPUs, at most 8].")
 @click.option("--progress", "show_progress", is_flag=True, help="Show a bar, on a file too.")

@@ -81,6 +81,12 @@ def configure_log(level: str, format: str, *, is_terminal: bool) -> None:  # noq
     logging.getLogger("watchdog").setLevel(logging.ERROR)
 
 
+def ensure_log() -> None:
+    """Send warnings to standard error where the program has not set up a log; structlog would print all to stdout."""
+    if not structlog.is_configured():
+        configure_log("warning", "text", is_terminal=False)
+
+
 def _make_printable(_: Any, __: str, event: Any) -> Any:
     """Keep what files are called from controlling a terminal or breaking a line."""
     for key, value in event.items():

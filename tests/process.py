@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ckpt_indexer import read_index
-from ckpt_indexer.cli.sync import sync
+from ckpt_indexer.actions.sync import wait_for_daemon
 from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.passes.scan import scan
 
@@ -124,7 +124,7 @@ class Daemon:
 
     def sync(self) -> dict[str, Entry]:
         """Wait until everything written so far is in the index, and read it."""
-        assert sync(str(self.root), timeout_s=TIMEOUT_S), self.log_text()
+        assert wait_for_daemon(str(self.root), timeout_s=TIMEOUT_S), self.log_text()
         return dict(read_index(self.root).entries)
 
     def log_text(self) -> str:

@@ -270,10 +270,12 @@ def _entries_of(root: str) -> Iterable[Entry]:
         return read_index(root).entries.values()
     except IndexMissing:
         pass
-    from ckpt_indexer.catalog.indexing import read_without_index, run_pass
+    from ckpt_indexer.actions.rebuild import run_pass
+    from ckpt_indexer.catalog.indexing import read_without_index
+    from ckpt_indexer.settings import environment_settings
 
     try:
-        run_pass(root)
+        run_pass(root, environment_settings())
         return read_index(root).entries.values()
     except OSError as error:
         log.warning("no index can be kept in %s: %s", root, error)

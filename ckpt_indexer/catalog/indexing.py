@@ -8,12 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from ckpt_indexer import paths
+from ckpt_indexer.actions.rebuild import run_pass
 from ckpt_indexer.errors import IndexMissing, RootUnusable
 from ckpt_indexer.index.reader import read_index
-from ckpt_indexer.log import configure_log
+from ckpt_indexer.log import ensure_log
 from ckpt_indexer.passes.examine import Examiner
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.scan import scan
@@ -27,23 +26,9 @@ if TYPE_CHECKING:
     from ckpt_indexer.passes.examine import Examined
 
 
-def run_pass(root: str, places: tuple[str, ...] = ("",)) -> None:
-    """Bring the index of *root* in line with the disk in *places*, as a daemon would.
-
-    Raises:
-        StoreError, OSError: nothing was lost, and the index was not written.
-
-    """
-    _keep_quiet()
-    with Indexer.of(root, environment_settings()) as indexer:
-        indexer.load()
-        indexer.scan_and_plan(places)
-        indexer.finish()
-
-
 def read_without_index(root: str) -> list[Entry]:
     """Read the checkpoints of a root that cannot be written; nothing is kept, so the next call reads them again."""
-    _keep_quiet()
+    ensure_log()
     entries: dict[str, Entry] = {}
 
     def keep(examined: Examined, _: bool) -> None:
@@ -82,12 +67,12 @@ class CheckpointIndex:
         """
         place = Path(path).absolute().relative_to(self.outputs_dir)
         if self.outputs_dir.is_dir():
-            run_pass(str(self.outputs_dir), (place.as_posix(),))
+            run_pass(str(self.outputs_dir), environment_settings(), (place.as_posix(),))
 
     def rebuild(self) -> None:
         """Bring the index in line with the disk; a folder that is not there stays so."""
         if self.outputs_dir.is_dir():
-            run_pass(str(self.outputs_dir))
+            run_pass(str(self.outputs_dir), environment_settings())
 
     def save(self) -> None:
         """Do nothing: what is here is what the file says."""
@@ -108,7 +93,7 @@ def generate_metadata_for_checkpoint(path: str | os.PathLike[str]) -> Checkpoint
         return load_metadata(checkpoint)
     root = checkpoint.parents[min(2 if checkpoint.parent.name == "checkpoints" else 1, len(checkpoint.parents) - 1)]
     key = paths.to_key(checkpoint.relative_to(root).as_posix())
-    _keep_quiet()
+    ensure_log()
     found = scan(str(root), (paths.to_path(key),), (checkpoint.suffix,)).found.get(key) if root.is_dir() else None
     if found is None:
         return None
@@ -119,9 +104,3 @@ def generate_metadata_for_checkpoint(path: str | os.PathLike[str]) -> Checkpoint
     finally:
         examiner.close()
     return load_metadata(checkpoint)
-
-
-def _keep_quiet() -> None:
-    """Send the indexer's log to standard error, warnings only, where the program has not said what it wants."""
-    if not structlog.is_configured():
-        configure_log("warning", "text", is_terminal=False)

@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckpt_indexer import __version__
-from ckpt_indexer.errors import EXIT_ERROR, CkptIndexerError, reason_of
+from ckpt_indexer.errors import EXIT_ERROR, EXIT_OK, EXIT_PIPE_CLOSED, CkptIndexerError, reason_of
 from ckpt_indexer.printable import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _COMMANDS = {
     "watch": "Watch ROOT and keep its index: the daemon.",
@@ -28,7 +33,31 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class Command(click.Command):
+    """A command that ends with ``EXIT_PIPE_CLOSED`` when whoever reads its output is gone; click would say 1."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _closed_pipe_is_an_exit():  # --help prints while the command line is parsed
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _closed_pipe_is_an_exit():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _closed_pipe_is_an_exit() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # Python flushes both once more when it ends, and would complain.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise click.exceptions.Exit(EXIT_PIPE_CLOSED) from None
+
+
+class _LazyGroup(Command, click.Group):
     """Knows its commands' names and help; imports one only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -58,7 +87,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None, *, command: click.Command = cli, prog_name: str = "ckpt-indexer") -> Any:
     """Run the command line, or one *command* by itself, and leave the process with its exit code."""
     try:
-        sys.exit(command.main(arguments, prog_name=prog_name, standalone_mode=False) or 0)
+        sys.exit(command.main(arguments, prog_name=prog_name, standalone_mode=False) or EXIT_OK)
     except click.UsageError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -66,9 +95,6 @@ def main(arguments: list[str] | None = None, *, command: click.Command = cli, pr
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:  # `ckpt-indexer list | head`
-        sys.stderr.close()
-        sys.exit(141)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ckpt_indexer.printable import printable_json
+from ckpt_indexer.printable import printable, printable_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+UNSEEN_SHOWN_MAX = 20
 root_argument = click.argument("root", required=False, envvar="CKPT_INDEXER_ROOT", default="outputs")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print keys only.")
@@ -31,6 +32,12 @@ def print_json(value: Any) -> None:
 def note(message: str) -> None:
     """Print a message for people."""
     click.echo(message, err=True)
+
+
+def note_unseen(unseen: Mapping[str, str]) -> None:
+    """Print which places could not be scanned, and why."""
+    for path, reason in list(unseen.items())[:UNSEEN_SHOWN_MAX]:
+        note(f"not scanned: {printable(path)}: {printable(reason)}")
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from ckpt_indexer.cli.options import json_option, note, print_json, quiet_option, root_argument
+from ckpt_indexer.actions.verify import verify
+from ckpt_indexer.cli.options import json_option, note, note_unseen, print_json, quiet_option, root_argument
 from ckpt_indexer.errors import EXIT_FINDINGS, EXIT_OK
-from ckpt_indexer.passes.survey import survey
 from ckpt_indexer.printable import printable
-from ckpt_indexer.tree.local import check_root
 
 _MEANINGS = {
     "missing": "on disk, not in the index",
@@ -28,23 +25,15 @@ def command(root: str, as_json: bool, quiet: bool) -> int:
 
     Reads no checkpoint: `validate` does.
     """
-    check_root(root)
-    surveyed = survey(root, must_exist=True)
-    findings: dict[str, list[str]] = {
-        "missing": sorted(key for key in surveyed.plan.read if key not in surveyed.entries),
-        "extra": sorted(surveyed.plan.remove),
-        "stale": sorted(key for key in surveyed.plan.read if key in surveyed.entries),
-    }
-    count = sum(map(len, findings.values()))
+    found = verify(root)
+    findings: dict[str, list[str]] = {kind: getattr(found, kind) for kind in _MEANINGS}
     if as_json:
-        answer: dict[str, Any] = {"ok": count == 0, **findings}
-        print_json(answer)
+        print_json({"ok": found.differences == 0, **findings})
     else:
-        for path, reason in surveyed.unseen.items():
-            note(f"not looked at: {printable(path)}: {printable(reason)}")
+        note_unseen(found.unseen)
         for kind, keys in findings.items():
             for key in keys:
                 click.echo(printable(key) if quiet else f"{kind}\t{printable(key)}\t{_MEANINGS[kind]}")
         if not quiet:
-            note(f"{len(surveyed.found)} checkpoints on disk, {count} differences")
-    return EXIT_FINDINGS if count else EXIT_OK
+            note(f"{found.total} checkpoints on disk, {found.differences} differences")
+    return EXIT_FINDINGS if found.differences else EXIT_OK

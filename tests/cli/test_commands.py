@@ -118,6 +118,52 @@ def test_rebuild_counts_what_it_did_and_writes_nothing_when_there_is_nothing_to_
     }
 
 
+def test_a_second_rebuild_says_the_same_of_the_same_files(tree: Path) -> None:
+    (tree / INDEX_NAME).unlink()
+    first, second = run("rebuild", tree), run("rebuild", tree)
+    assert [done.stdout.partition(", in ")[0] for done in (first, second)] == [
+        "5 checkpoints: 3 good, 2 broken; 5 written, 0 up to date",
+        "5 checkpoints: 3 good, 2 broken; 0 written, 5 up to date",
+    ]
+    assert second.stderr == first.stderr != ""
+    answers = [as_json("rebuild", tree), as_json("generate", tree), as_json("rebuild", tree, "-n")]
+    for answer in answers:
+        assert answer["total"] == answer["good"] + answer["broken"] + answer["unread"]
+        assert answer["total"] == answer["written"] + answer["up_to_date"]
+    assert [(answer["good"], answer["broken"]) for answer in answers] == [(3, 2)] * 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list", "{tree}"],
+        ["list", "{tree}", "--json"],
+        ["list", "{tree}", "-q"],
+        ["show", "exp/checkpoints/e1.ckpt", "--root", "{tree}"],
+        ["status", "{tree}"],
+        ["verify", "{tree}", "--json"],
+        ["validate", "{tree}"],
+        ["rebuild", "{tree}"],
+        ["generate", "{tree}", "--json"],
+        ["sync", "{tree}", "--json"],
+        ["--help"],
+        ["list", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_closed_pipe_is_no_error(prepared: Path, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head -1` does, only sooner
+    try:
+        command = [COMMAND, *(argument.format(tree=prepared) for argument in arguments)]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
 def test_a_dry_run_says_what_would_be_written_and_writes_nothing(tree: Path) -> None:
     (tree / "exp/checkpoints/e1.ckpt.metadata.yaml").unlink()
     before = sorted(p.name for p in tree.rglob("*")), (tree / INDEX_NAME).read_bytes()
@@ -221,6 +267,11 @@ def test_sync_without_a_daemon_looks_itself(tree: Path) -> None:
             ["list", "{tree}", "-f", "monitor.x=1"],
             2,
             "ckpt-indexer: filter 'monitor.x=1': there is no field 'monitor.x'",
+        ),
+        (
+            ["list", "{tree}", "--columns", "path,epoch:desc"],
+            2,
+            "ckpt-indexer: column 'epoch:desc': a column has no direction: use epoch, and --sort",
         ),
         (["list", "{tree}", "--sort", "epoch:up"], 2, "ckpt-indexer: sort 'epoch:up': the direction is asc or desc"),
         (["watch", "{tree}", "--scan-interval", "0"], 2, "ckpt-indexer: setting scan_interval: "),

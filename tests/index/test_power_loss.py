@@ -153,6 +153,10 @@ class Disk:
                     self._change(self._synced, edit)
             self._edits = [edit for edit in self._edits if self._folder(edit) != call.path]
 
+    def read(self, path: str) -> bytes:
+        """Return a file's content as processes see it."""
+        return self._names[path].data
+
     def power_cuts(self, about: Callable[[str], bool]) -> Iterator[dict[str, bytes]]:
         """Give everything that may be found after a power cut now, of the paths that one asks about."""
         edits = [edit for edit in self._edits if any(map(about, edit))]
@@ -309,11 +313,35 @@ def tree(root: Path, sample: bytes) -> Path:
     return root
 
 
-def test_a_command_writes_the_index_in_that_order_too(tree: Path, tmp_path: Path) -> None:
+SLOW = """
+import ckpt_indexer.actions.rebuild as actions
+actions.COMMIT_INTERVAL_S, actions.SLICE_S = -1.0, 0.0  # as on a machine where each checkpoint takes a second
+from ckpt_indexer.cli import main
+main()
+"""
+
+
+def indexes_of(before: dict[str, bytes], calls: list[Call], index: str) -> list[bytes | None]:
+    """Return what a reader saw at *index*, one after the other."""
+    disk, seen = Disk(before), [before.get(index)]
+    for call in calls:
+        disk.apply(call)
+        if call.kind == "rename" and call.target == index:
+            seen.append(disk.read(index))
+    return seen
+
+
+@pytest.mark.parametrize("program", [[COMMAND], [sys.executable, "-c", SLOW]], ids=["as it is", "commit by commit"])
+def test_a_command_writes_the_index_in_that_order_too(tree: Path, tmp_path: Path, program: list[str]) -> None:
     before = files_of(tree)
-    calls = record(tmp_path / "log", tree, [COMMAND, "generate", str(tree), "-q"])
-    index = tree / INDEX_NAME
-    assert {files.get(str(index)) for _, files in states(before, calls, is_index)} == {None, index.read_bytes()}
+    calls = record(tmp_path / "log", tree, [*program, "generate", str(tree), "-q"])
+    index, newest = str(tree / INDEX_NAME), (tree / INDEX_NAME).read_bytes()
+    # A slow machine commits more than once: each commit's index is whole, and what a power cut leaves is one of them.
+    committed = indexes_of(before, calls, index)
+    assert (committed[0], committed[-1]) == (None, newest)
+    keys = [set(json.loads(data)["entries"]) for data in committed if data is not None]
+    assert all(earlier <= later for earlier, later in itertools.pairwise(keys))
+    assert {files.get(index) for _, files in states(before, calls, is_index)} == set(committed)
     assert sorted(read_index(tree).entries) == [f"r/{name}" for name in NAMES]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckpt_indexer import read_index
-from ckpt_indexer.cli.sync import sync
+from ckpt_indexer.actions.sync import wait_for_daemon
 from ckpt_indexer.paths import INDEX_NAME, TEMPORARY_PREFIX
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, put, run, status_of, wait_for
 
@@ -249,7 +249,7 @@ def test_a_daemon_killed_at_any_moment_leaves_a_whole_index_and_its_successor_is
         for _ in range(rounds):
             own = f"{TEMPORARY_PREFIX}{turn()}-"
             if chance.random() < 0.3:
-                wait_for(lambda: sync(str(tree), timeout_s=TIMEOUT_S))
+                wait_for(lambda: wait_for_daemon(str(tree), timeout_s=TIMEOUT_S))
                 assert index_equals_disk(tree)
                 left = [path.name for path in tree.rglob(f"{TEMPORARY_PREFIX}*")]
                 assert [name for name in left if not name.startswith(own)] == []

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from ckpt_indexer import paths, read_index
-from ckpt_indexer.cli.sync import sync
+from ckpt_indexer.actions.sync import wait_for_daemon
 from tests.process import Daemon, encoded, index_equals_disk, status_of, wait_for
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def test_after_an_overflow_every_file_is_indexed_and_the_daemon_comes_to_rest(
         for i, folder in zip(range(files), itertools.cycle(runs), strict=False):
             (folder / f"{i}.ckpt").write_bytes(sample)
         daemon.process.send_signal(signal.SIGCONT)
-        assert sync(str(root), timeout_s=WAIT_S)
+        assert wait_for_daemon(str(root), timeout_s=WAIT_S)
         entries = read_index(root).entries
         assert (len(entries), {entry.status for entry in entries.values()}) == (files, {"ok"})
         assert index_equals_disk(root)
