@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from ckpt_indexer import read_index
-from ckpt_indexer.cli import validate
+from ckpt_indexer.actions import validate
+from ckpt_indexer.cli.validate import command
 from ckpt_indexer.health import check as health_check
 from ckpt_indexer.health.check import LEVELS, Candidate, is_proven, merged, nearest_good
 from ckpt_indexer.health.results import Ledger
@@ -299,7 +300,7 @@ def test_an_interrupted_run_is_taken_up_where_it_ended(tree: Path, monkeypatch: 
 
 
 def invoke(*arguments: object) -> Any:
-    return validate.command.main([str(a) for a in arguments], standalone_mode=False)
+    return command.main([str(a) for a in arguments], standalone_mode=False)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
