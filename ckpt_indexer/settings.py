@@ -1,4 +1,4 @@
-"""The daemon's settings: one table, from which flags, environment, the YAML file, ``--help`` and the README follow.
+"""The daemon's settings: one table, from which flags, environment, the YAML file, ``--help`` and the manual follow.
 
 Precedence: flags, then ``CKPT_INDEXER_*``, then the YAML file, then the defaults here. Commands that only read need no
 settings and do not import this module.

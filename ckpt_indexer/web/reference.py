@@ -10,17 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 _Node = Mapping[str, Any]
-_LIMITS = {
-    "minimum": "at least {}", "maximum": "at most {}", "minLength": "at least {} characters",
-    "maxLength": "at most {} characters", "minItems": "at least {}", "maxItems": "at most {}",
-}  # fmt: skip
+_LIMITS = (("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " values"))
 
 
 def reference_of(described: _Node) -> str:
     """Write the routes, then the records that their answers are made of."""
-    routes = [_route(path, methods["get"]) for path, methods in described["paths"].items()]
+    operations = {path: methods["get"] for path, methods in described["paths"].items()}
+    answers = [operation["responses"] for operation in operations.values()]
+    everywhere = {
+        status: said for status, said in answers[0].items() if all(each.get(status) == said for each in answers)
+    }
+    parts = ["## Routes", "Every route may also answer:", _answers(everywhere)]
+    parts += [_route(path, operation, everywhere) for path, operation in operations.items()]
     records = [_record(name, schema) for name, schema in sorted(_records(described).items())]
-    return "## Routes\n\n" + "\n".join(routes) + "\n## Records\n\n" + "\n".join(records)
+    return "\n\n".join([*parts, "## Records", *records]) + "\n"
 
 
 def _records(described: _Node) -> dict[str, _Node]:
@@ -28,29 +31,37 @@ def _records(described: _Node) -> dict[str, _Node]:
     return {name: schema for name, schema in schemas.items() if "properties" in schema}
 
 
-def _route(path: str, operation: _Node) -> str:
-    lines = [f"### `GET {path}`", "", _sentence(operation.get("description") or operation["summary"]), ""]
+def _route(path: str, operation: _Node, everywhere: _Node) -> str:
+    parts = [f"### `GET {path}`", _sentence(operation.get("description") or operation["summary"])]
     if parameters := operation.get("parameters"):
-        lines += ["| parameter | in | type | default | meaning |", "|---|---|---|---|---|"]
-        lines += [_parameter(each) for each in parameters]
-        lines.append("")
-    lines += ["| status | answer |", "|---|---|"]
-    lines += [f"| {status} | {_answer(answer)} |" for status, answer in sorted(operation["responses"].items())]
-    return "\n".join(lines) + "\n"
+        rows = [_parameter(each) for each in parameters]
+        parts.append("\n".join(["| parameter | in | type | default | meaning |", "|---|---|---|---|---|", *rows]))
+    own = {status: said for status, said in operation["responses"].items() if status not in everywhere}
+    return "\n\n".join([*parts, _answers(own)])
+
+
+def _answers(responses: _Node) -> str:
+    rows = [f"| {status} | {_answer(answer)} |" for status, answer in sorted(responses.items())]
+    return "\n".join(["| status | answer |", "|---|---|", *rows])
 
 
 def _parameter(parameter: _Node) -> str:
     schema = parameter["schema"]
     default = "required" if parameter.get("required") else f"`{schema['default']}`" if schema.get("default") else ""
     meaning = parameter.get("description") or schema.get("description") or ""
-    limits = _limits(schema)
-    text = ". ".join(part.rstrip(".") for part in (meaning, limits) if part)
+    text = " ".join(part for part in (_sentence(meaning), _sentence(_limits(schema))) if part)
     return f"| `{parameter['name']}` | {parameter['in']} | {_type(schema)} | {default} | {_cell(text)} |"
 
 
 def _limits(schema: _Node) -> str:
-    forms = [schema, *(each for each in schema.get("anyOf", ()) if each.get("type") != "null")]
-    texts = [text.format(form[name]) for form in forms for name, text in _LIMITS.items() if name in form]
+    """Write the limits of a value: ``1 to 500 characters``."""
+    texts = []
+    for form in (schema, *(each for each in schema.get("anyOf", ()) if each.get("type") != "null")):
+        for least, most, unit in _LIMITS:
+            if least in form and most in form:
+                texts.append(f"{form[least]:,} to {form[most]:,}{unit}")
+            elif most in form:
+                texts.append(f"At most {form[most]:,}{unit}")
     return ", ".join(texts)
 
 
@@ -67,23 +78,21 @@ def _answer(answer: _Node) -> str:
 
 
 def _record(name: str, schema: _Node) -> str:
-    lines = [
-        f"### {name}",
-        "",
-        _sentence(schema.get("description", "")),
-        "",
-        "| field | type | meaning |",
-        "|---|---|---|",
-    ]
-    for field, about in schema["properties"].items():
-        lines.append(f"| `{field}` | {_type(about)} | {_cell(about.get('description', ''))} |")
-    return "\n".join(lines) + "\n"
+    parts = [part for part in (f"### {name}", _sentence(schema.get("description", ""))) if part]
+    fields = schema["properties"].items()
+    if any("description" in said for _, said in fields):
+        rows = [f"| `{field}` | {_type(said)} | {_cell(said.get('description', ''))} |" for field, said in fields]
+        table = ["| field | type | meaning |", "|---|---|---|", *rows]
+    else:
+        table = ["| field | type |", "|---|---|", *(f"| `{field}` | {_type(said)} |" for field, said in fields)]
+    return "\n\n".join([*parts, "\n".join(table)])
 
 
 def _type(schema: _Node) -> str:
     """Write a type: ``integer or null``, ``array of Entry``, one of a few words."""
     if "$ref" in schema:
-        return str(schema["$ref"]).rpartition("/")[2]
+        name = str(schema["$ref"]).rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:

@@ -1,4 +1,4 @@
-"""The server's settings: one table, from which flags, environment, the YAML file, ``--help`` and the README follow.
+"""The server's settings: one table, from which flags, environment, the YAML file, ``--help`` and the manual follow.
 
 Precedence: flags, then ``CKPT_INDEXER_*``, then the YAML file, then the defaults here. The token alone is no flag: the
 command line of a process is everybody's to read.
