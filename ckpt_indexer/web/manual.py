@@ -118,11 +118,15 @@ def _markdown() -> Any:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    # What is wider than the window is scrolled by itself, by the keyboard too.
-    frame = '<div class="scroll" role="region" aria-label="Table" tabindex="0"><table>\n'
-    markdown.add_render_rule("table_open", lambda *_: frame)
+    # What is wider than the window is scrolled by itself; a keyboard scrolls only what it can focus.
+    markdown.add_render_rule("table_open", lambda *_: '<div class="scroll" tabindex="0"><table>\n')
     markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    markdown.add_render_rule("fence", _render_block)
     return markdown
+
+
+def _render_block(_: Any, tokens: Sequence[Any], index: int, *__: Any) -> str:
+    return f'<pre tabindex="0"><code>{html.escape(tokens[index].content)}</code></pre>\n'
 
 
 def render(text: str, *, pages: str = "") -> str:
@@ -135,8 +139,6 @@ def render(text: str, *, pages: str = "") -> str:
             token.attrSet("id", anchor_of(following.content, seen))
         elif token.type in ("th_open", "td_open"):
             token.attrs.pop("style", None)  # of aligned columns; the policy would drop it with a warning
-        elif token.type == "fence":
-            token.info = ""  # a class that nothing styles
         _follow_links(token.children or (), pages)
     return str(markdown.renderer.render(tokens, markdown.options, {}))
 
