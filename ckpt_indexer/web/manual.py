@@ -98,7 +98,7 @@ def _contents() -> str:
 def _reference(described: dict[str, Any]) -> str:
     about = f"# HTTP API {described['info']['version']}\n\n[`openapi.json`](openapi.json) is the same for programs. "
     text = about + "What the routes promise beyond this is in the [manual](http.md).\n\n" + reference_of(described)
-    return _shell(text, here="docs", top="", pages="manual/")
+    return _shell(text, here="docs", top="./", pages="manual/")
 
 
 def _shell(text: str, *, here: str, top: str, pages: str) -> str:

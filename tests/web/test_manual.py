@@ -61,6 +61,13 @@ def test_the_address_without_a_slash_leads_to_the_list_under_any_prefix(client: 
     assert set(listed) == set(TOPICS)
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_the_name_of_the_program_leads_back_to_the_page(client: TestClient, path: str) -> None:
+    (target,) = re.findall(r'class="brand" href="([^"]*)"', client.get(path).text)
+    assert target
+    assert urljoin(f"http://localhost{path}", target) == "http://localhost/"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_files_of_the_manual_are_served(client: TestClient, name: str) -> None:
     answer = client.get(f"/manual/{name}")
