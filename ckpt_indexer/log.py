@@ -1,6 +1,6 @@
 """The daemon's log: one line an event, JSON unless a person watches, on standard error.
 
-``EVENTS`` is the whole vocabulary, with what each line carries: it is the README's table, and a test holds the code to
+``EVENTS`` is the whole vocabulary, with what each line carries: it is the manual's table, and a test holds the code to
 it. No event is logged once for each checkpoint at the default level, whatever happens: a long burst is one
 ``index_written`` each 0.8 s (``watch/schedules.py``).
 """

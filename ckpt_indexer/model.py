@@ -25,7 +25,7 @@ Level = Literal["quick", "deep", "load"]  # how thorough a check was: the header
 Number = float | int | Literal["NaN", "Infinity", "-Infinity"]  # the three strings: JSON has no such numbers
 Fingerprint = tuple[int, int, int]  # (size in bytes, mtime in ns, inode): cheap "is it the same file content?"
 
-# What can be wrong with a checkpoint: code -> the status it means. A test holds the README to it.
+# What can be wrong with a checkpoint: code -> the status it means. A test holds the manual to it.
 PROBLEMS: dict[str, Status] = {
     "empty": "incomplete",
     "truncated": "incomplete",

@@ -1,4 +1,4 @@
-"""Settings: the one loader, and the daemon's table, from which flags, variables, file, ``--help`` and README follow.
+"""Settings: the one loader, and the daemon's table, from which flags, variables, file, ``--help`` and manual follow.
 
 Precedence: flags, then ``CKPT_INDEXER_*``, then the YAML file, then the defaults of the table. Commands that only read
 need no settings and do not import this module. The loader is our own because ``pydantic-settings`` (2.16, tried) takes

@@ -145,7 +145,7 @@ def install_system(root: Path, release: str, mirror: str) -> None:
 
 
 def install_package(root: Path, wheels: Path, groups: list[Path]) -> None:
-    """Install this checkout as the README says, but for downloads: they are made here, where pip is set up for them."""
+    """Install this checkout as the manual says, but for downloads: they are made here, where pip is set up for them."""
     pip = (sys.executable, "-m", "pip", "--quiet")
     call(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, CHECKOUT, timeout_s=INSTALL_TIMEOUT_S)
     (wheel,) = wheels.iterdir()

@@ -30,6 +30,7 @@ _COMMANDS = {
     "serve": "Serve the index: a page and an HTTP API.",
     "status": "Show the daemon's and the index's state.",
     "sync": "Wait until the index holds all that was written before.",
+    "help": "Show a page of the manual.",
 }
 
 

@@ -37,8 +37,8 @@ def command(
 ) -> None:
     """List the checkpoints in the index of ROOT; exit 10 if there is no index.
 
-    Fields are those of an entry (see README), metrics.NAME, or a metric's bare name. Filters know >= <= > < = != and ~
-    (contains); sizes may be written 1.5GB. What is not known is sorted last.
+    Fields are those of an entry (`help index-and-sidecar`), metrics.NAME, or a metric's bare name. Filters know >= <=
+    > < = != and ~ (contains); sizes may be written 1.5GB. What is not known is sorted last.
     """
     query = Query(parse_order(order), tuple(map(parse_filter, filters)))
     fields = parse_columns(columns)

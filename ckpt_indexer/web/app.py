@@ -1,4 +1,4 @@
-"""The application that ``serve`` runs: the routes, the page, and the guard around both."""
+"""The application that ``serve`` runs: the routes, the page, the manual, and the guard around them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from ckpt_indexer import __version__
 from ckpt_indexer.web.api import Api
 from ckpt_indexer.web.guard import Guard, is_public
+from ckpt_indexer.web.manual import add_manual
 from ckpt_indexer.web.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 STATIC = os.path.join(os.path.dirname(__file__), "static")
 _NO_PAGE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ckpt-indexer</title>
 <h1>The page is not built</h1>
-<p>The API is there: <a href="api/checkpoints">api/checkpoints</a>, <a href="openapi.json">openapi.json</a>.</p>
+<p>The API is there: <a href="api/checkpoints">api/checkpoints</a>, <a href="docs">its reference</a>.
+<a href="manual/">The manual</a> is there, too.</p>
 <p>From a clone, <code>python ckpt_indexer/web/page/build.py</code> builds the page; the released package holds it.</p>
 """
 
@@ -37,13 +39,14 @@ class Application:
         self.api = Api(root, streams_max=settings.streams_max)
         self.fastapi = _Described(
             title="ckpt-indexer", version=__version__, description="The checkpoints below one folder. Read-only.",
-            docs_url=None, redoc_url=None,  # they would load scripts from elsewhere
+            docs_url=None, redoc_url=None,  # they would load scripts from elsewhere; ``manual`` has our own /docs
             redirect_slashes=False,
         )  # fmt: skip
         self.fastapi.include_router(self.api.router)
         self.fastapi.needs_token = settings.token is not None
         self.fastapi.add_exception_handler(Exception, _fail)
         _add_page(self.fastapi)
+        add_manual(self.fastapi)
         self._asgi: ASGIApp = Guard(self.fastapi, settings=settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -111,8 +111,8 @@ class Guard:
 
 
 def is_public(path: str) -> bool:
-    """Say whether anybody may have it: the page's own files, which hold no data, and the sign of life."""
-    return path in ("/", "/healthz", "/favicon.ico") or path.startswith("/assets/")
+    """Return whether anybody may have it: the page's own files and the manual, which hold no data; the sign of life."""
+    return path in ("/", "/healthz", "/favicon.ico", "/manual", "/docs") or path.startswith(("/assets/", "/manual/"))
 
 
 def _is_address(name: str) -> bool:

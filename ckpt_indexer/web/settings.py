@@ -1,4 +1,4 @@
-"""The server's settings: one table, from which flags, environment, the YAML file, ``--help`` and the README follow.
+"""The server's settings: one table, from which flags, environment, the YAML file, ``--help`` and the manual follow.
 
 The loader is ``settings.load_settings``; what it cannot know is here: where the token is read from, and that an address
 that others can reach needs one. The token alone is no flag: the command line of a process is everybody's to read.

@@ -1,6 +1,6 @@
 """Every format beside torch's zip: the facts are what the format's own reader says, for each real file of it.
 
-``FORMATS`` says which facts each format gives, and who judges them; the README's table is held to it.
+``FORMATS`` says which facts each format gives, and who judges them; the manual's table is held to it.
 """
 
 from __future__ import annotations
@@ -288,8 +288,8 @@ def test_every_format_stands_in_the_table(others: dict[str, tuple[Path, str, str
     assert FORMATS["unknown"][-1] == f"files of {len(others)} kinds"
 
 
-def test_the_readme_says_of_every_format_what_the_tests_hold() -> None:
-    from tests.test_readme import table
+def test_the_manual_says_of_every_format_what_the_tests_hold() -> None:
+    from tests.manual.pages import table
 
-    rows = table("| format | written by | what is read | held against |")
+    rows = table("formats", "| format | written by | what is read | held against |")
     assert rows == [[f"`{name}`", *cells] for name, cells in FORMATS.items()]

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pickle
-import re
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.training import run_facts, writer
 from ckpt_indexer.training.callback import MetadataCallback
 from ckpt_indexer.training.run_facts import fetch_numbers
+from tests.manual.pages import PAGES, blocks
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, wait_for
 from tests.samples import Data, Interrupt, Interrupted, SaveByHand, Tiny, saver
 
@@ -653,20 +653,16 @@ def program(*arguments: object, cwd: Path, **environment: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def readme_config() -> str:
-    """Give the configuration that the README shows."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    block: str
-    (block,) = (
-        block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if "ckpt_indexer.lightning" in block
-    )
+def manual_config() -> str:
+    """Return the configuration that the manual shows."""
+    (block,) = (block for block in blocks(PAGES["training"], "yaml") if "ckpt_indexer.lightning" in block)
     return block
 
 
-def test_the_readmes_configuration_works_under_hydra_as_it_stands(tmp_path: Path) -> None:
+def test_the_manuals_configuration_works_under_hydra_as_it_stands(tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     (conf / "callbacks").mkdir(parents=True)
-    (conf / "callbacks" / "metadata.yaml").write_text(readme_config())
+    (conf / "callbacks" / "metadata.yaml").write_text(manual_config())
     (conf / "config.yaml").write_text(
         "defaults: [_self_, {callbacks: metadata}]\nexp_name: ocr_training_b\n"
         "model: {_target_: ocr.models.OCRModel}\nhydra: {job: {chdir: true}}\n"

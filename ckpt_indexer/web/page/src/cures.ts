@@ -1,4 +1,4 @@
-// What is wrong with a checkpoint, and what to do: the README's table "What is wrong with a checkpoint", in the page's
+// What is wrong with a checkpoint, and what to do: the manual's table (health.md), in the page's
 // words. A test holds this list to the daemon's own.
 
 export interface Cure {
@@ -37,5 +37,5 @@ export const CURES: Record<string, Cure> = {
 };
 
 export function cureOf(code: string): Cure {
-  return CURES[code] ?? { title: code, cure: "See the README, \"What is wrong with a checkpoint\"." };
+  return CURES[code] ?? { title: code, cure: "See the manual's page on health, \"What is wrong with a checkpoint\"." };
 }

@@ -1,4 +1,4 @@
-// What the server sends, as the README's "Files on disk" and "The web service" have it. Everything that came off a disk
+// What the server sends, as the manual's pages index-and-sidecar and http have it. Everything that came off a disk
 // is text or a number to this page, never markup.
 
 export type Status = "ok" | "incomplete" | "corrupt" | "unsupported" | "unreadable";

@@ -230,6 +230,9 @@ export function Help() {
         ))}
       </dl>
       <p class="muted">Search looks in path, experiment, architecture, encoder, monitored metric and status; several words must all be there.</p>
+      <p>
+        <a href="manual/">Manual</a> · <a href="docs">HTTP API</a>
+      </p>
     </dialog>
   );
 }
