@@ -13,7 +13,7 @@ import ckpt_indexer
 
 PACKAGE = Path(ckpt_indexer.__file__).parent
 LAYERS = (  # from the bottom; a room imports from lower ones only, and never from a neighbour of its own layer
-    ("backoff", "paths", "printable"),
+    ("backoff", "manual", "paths", "printable"),
     ("model",),
     ("errors",),
     ("daemon_state", "log", "settings", "systemd_notify", "tree"),
