@@ -159,15 +159,11 @@ class Store:
             generation = self._index.generation + 1
             new: dict[str, msgspec.Raw | None] = {}
             for entry in changed:
-                previous = entries.get(entry.path)
-                must_compare = previous is not None and (not compared or entry.path in contested)
-                if must_compare and codec.same_content(entry, codec.decode_entry(entries[entry.path])):
+                if (not compared or entry.path in contested) and self._says(entry):
                     contested.discard(entry.path)
-                    continue
-                if entry.path in contested:
-                    continue
-                stamped = msgspec.structs.replace(entry, generation=generation, indexed_at=now)
-                new[entry.path] = codec.encode_entry(stamped, previous)
+                elif entry.path not in contested:
+                    stamped = msgspec.structs.replace(entry, generation=generation, indexed_at=now)
+                    new[entry.path] = codec.encode_entry(stamped, entries.get(entry.path))
             new.update((key, None) for key in removed if key in entries and key not in contested)
             if new or self._file.is_missing or self.is_behind:
                 self._write(folder, new, generation, now)
@@ -175,17 +171,16 @@ class Store:
                 self._file.sync(folder)
             return Outcome(list(new), contested)
 
+    def _says(self, entry: Entry) -> bool:
+        """Return whether the index says what *entry* does."""
+        raw = self._index.entries.get(entry.path)
+        return raw is not None and codec.same_content(entry, codec.decode_entry(raw))
+
     def _write(self, folder: int, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
         old = self._index
         before = {key: old.entries.get(key) for key in new}
         self._change(new)
-        index = Index(
-            generation=generation,
-            last_updated=now,
-            suffixes=self.suffixes,
-            entries=old.entries,
-            extra=old.extra,
-        )
+        index = Index(generation, now, self.suffixes, old.entries, old.extra)
         try:
             self._file.write(folder, codec.iter_encoded(index, self._listings.encoded))
         except BaseException:

@@ -72,8 +72,6 @@ class InFlight(Generic[Task, Result]):
 
     def close(self) -> None:
         """Cancel what has not begun, and wait for the rest."""
-        for future in self._running:
-            future.cancel()
-        cf.wait(self._running)
+        cf.wait([future for future in self._running if not future.cancel()])
         if self._is_owner:
             self._executor.shutdown(cancel_futures=True)

@@ -174,6 +174,21 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(tree: Path) -> 
     assert (sorted(p.name for p in tree.rglob("*")), (tree / INDEX_NAME).read_bytes()) == before
 
 
+def test_generate_only_adds_whatever_is_gone(tree: Path) -> None:
+    folder = tree / "exp/checkpoints"
+    for name in ("link1.ckpt", "link2.ckpt"):
+        os.link(folder / "e0.ckpt", folder / name)
+    assert run("rebuild", tree).returncode == 0
+    before = {each["path"] for each in as_json("list", tree)["checkpoints"]}
+    (folder / "link1.ckpt").unlink()
+    data = (folder / "e1.ckpt").read_bytes()
+    with (folder / "e0.ckpt").open("r+b") as file:  # in place: both names that are left change
+        file.write(data)
+    assert run("generate", tree).returncode == 0
+    assert {each["path"] for each in as_json("list", tree)["checkpoints"]} == before
+    assert "exp/checkpoints/link1.ckpt" in before
+
+
 def test_generate_writes_the_missing_sidecars_only(tree: Path) -> None:
     folder = tree / "exp/checkpoints"
     (folder / "e1.ckpt.metadata.yaml").unlink()

@@ -1,0 +1,120 @@
+"""What is known of each key: as it was loaded and as it was recorded, and what makes it count no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ckpt_indexer.model import RULES, Monitor, Problem
+from ckpt_indexer.passes.known import Known, Reason
+from ckpt_indexer.passes.scan import stamp_of
+from tests.index.entries import entry as any_entry
+
+BEST = Monitor("val/hmean", "max", 0.892)
+
+
+def entry(key: str, **fields: Any) -> Any:
+    return any_entry(key, **{"rules": RULES, **fields})
+
+
+def saved(name: str, score: Monitor | None = None, **more: Any) -> Any:
+    facts: dict[str, Any] = {"experiment": "e", "weights_id": "w", "global_step": 8, **more}
+    return entry(f"e/checkpoints/{name}.ckpt", monitor=score, **facts)
+
+
+EVERYTHING = [
+    entry("ok.ckpt", config_path="config.yaml", config_fingerprint=(1, 2, 3), wandb_run_id="r1"),
+    entry("also.ckpt", config_path="config.yaml", config_fingerprint=(1, 2, 3), fingerprint=(9, 9, 9)),
+    entry("bad.ckpt", status="corrupt", problem=Problem.of("record-missing"), wandb_run_id="r1"),
+    entry("old.ckpt", rules=RULES - 1),
+    entry("a/last.ckpt", link_target="a/best.ckpt"),
+    entry("a/lost.ckpt", status="unreadable", link_target="../b/c.ckpt", problem=Problem.of("link-dangling")),
+]
+
+
+@pytest.mark.parametrize("how", ["loaded", "recorded"])
+def test_it_is_the_same_whether_it_was_loaded_or_recorded(how: str) -> None:
+    known = Known()
+    if how == "loaded":
+        known.load(iter(EVERYTHING))
+    else:
+        for each in EVERYTHING:
+            known.record(each)
+    assert known.stamps == {each.path: stamp_of(each) for each in EVERYTHING}
+    assert known.statuses == {"bad.ckpt": "corrupt", "a/lost.ckpt": "unreadable"}
+    assert known.links == {"a/last.ckpt": "a/best.ckpt", "a/lost.ckpt": "b/c.ckpt"}
+    assert known.counts_by_status() == {"corrupt": 1, "ok": 4, "unreadable": 1}
+    assert known.keys_with_inode({9}) == ["also.ckpt"]
+    assert (known.has_renewals, known.pop_renewals(9)) == (True, ["old.ckpt"])
+    assert known.invalidate_run("r1") == ["ok.ckpt", "bad.ckpt"]
+
+
+def test_what_the_checkpoints_of_a_run_have_in_common_is_in_memory_once() -> None:
+    known = Known()
+    known.load(any_entry(f"{i}.ckpt", config_path=f"{'c' * 5}.yaml", config_fingerprint=(1, 2, 3)) for i in range(3))
+    assert len({id(stamp.config) for stamp in known.stamps.values() if stamp is not None}) == 1
+
+
+def test_loading_replaces_all_that_was_known() -> None:
+    known = Known()
+    known.load(iter([*EVERYTHING, saved("best", BEST)]))
+    known.load(iter([entry("ok.ckpt"), saved("last")]))
+    assert set(known.stamps) == {"ok.ckpt", "e/checkpoints/last.ckpt"}
+    assert (known.statuses, known.links, known.has_renewals, known.invalidate_run("r1")) == ({}, {}, False, [])
+    assert known.twin_score("e/checkpoints/last.ckpt") is None
+
+
+def test_a_new_entry_replaces_what_the_old_one_said() -> None:
+    known = Known()
+    known.load(iter(EVERYTHING))
+    for each in EVERYTHING:
+        known.record(entry(each.path))
+    assert (known.statuses, known.links, known.has_renewals, known.invalidate_run("r1")) == ({}, {}, False, [])
+    assert known.counts_by_status() == {"ok": 6}
+
+
+def test_what_is_gone_leaves_nothing() -> None:
+    known = Known()
+    known.load(iter(EVERYTHING))
+    for each in EVERYTHING:
+        known.distrust_sidecar(each.path)
+        known.forget(each.path)
+    assert (known.stamps, known.counts_by_status(), known.has_renewals, known.links) == ({}, {}, False, {})
+    assert not any(known.pop_distrust(each.path) for each in EVERYTHING)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_an_invalid_stamp_counts_no_more_and_some_reasons_outdate_the_sidecar_too(reason: Reason) -> None:
+    known = Known()
+    known.load(iter(EVERYTHING))
+    known.invalidate("ok.ckpt", reason)
+    assert [key for key, stamp in known.stamps.items() if stamp is None] == ["ok.ckpt"]
+    is_outdated = reason in (Reason.RUN, Reason.TWIN)
+    assert [known.pop_distrust("ok.ckpt"), known.pop_distrust("ok.ckpt")] == [is_outdated, False]
+
+
+def test_renewals_come_a_few_at_a_time_and_once() -> None:
+    known = Known()
+    known.load(entry(f"{i}.ckpt", rules=RULES - 1) for i in range(5))
+    assert [known.pop_renewals(2), known.pop_renewals(2)] == [["0.ckpt", "1.ckpt"], ["2.ckpt", "3.ckpt"]]
+    assert [key for key, stamp in known.stamps.items() if stamp is None] == [f"{i}.ckpt" for i in range(4)]
+    assert (known.pop_renewals(2), known.pop_renewals(2), known.has_renewals) == (["4.ckpt"], [], False)
+
+
+def test_a_twin_whose_score_became_known_is_scanned_again() -> None:
+    known = Known()
+    known.record(saved("last"))
+    assert not known.has_rescans
+    known.record(saved("best", BEST))
+    assert (known.has_rescans, known.pop_rescans()) == (True, {"e/checkpoints/last.ckpt"})
+    assert (known.has_rescans, known.stamps["e/checkpoints/last.ckpt"]) == (False, None)
+    assert known.pop_distrust("e/checkpoints/last.ckpt")
+    assert known.twin_score("e/checkpoints/last.ckpt") == (BEST, "e/checkpoints/best.ckpt")
+
+
+def test_a_twin_that_is_stale_in_the_index_is_invalid_when_it_is_loaded() -> None:
+    known = Known()
+    known.load(iter([saved("last"), saved("best", BEST)]))
+    assert (known.stamps["e/checkpoints/last.ckpt"], known.has_rescans) == (None, False)
+    assert known.pop_distrust("e/checkpoints/last.ckpt")
