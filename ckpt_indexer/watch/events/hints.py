@@ -67,12 +67,11 @@ def is_cookie(path: str) -> bool:
 def _collapsed(paths: set[str]) -> set[str]:
     """Return fewer hints that cover *paths*: half of ``HINTS_MAX`` at most, cookies aside."""
     cookies = set(filter(is_cookie, paths))
-    counts = Counter(map(_folder_of, paths - cookies))
+    counts = Counter(_folder_of(path) for path in paths if path not in cookies)
     full = {folder for folder, count in counts.items() if count >= FOLDER_MAX}
-    fewer = full | {path for path in paths - cookies if _folder_of(path) not in full}
-    if EVERYTHING in fewer or len(fewer) > HINTS_MAX // 2:
-        fewer = {EVERYTHING}
-    return fewer | cookies
+    if EVERYTHING in full or len(paths) - sum(counts[folder] - 1 for folder in full) > HINTS_MAX // 2:
+        return {EVERYTHING, *cookies}
+    return full | {path for path in paths if path in cookies or _folder_of(path) not in full}
 
 
 def _folder_of(path: str) -> str:
