@@ -142,7 +142,7 @@ class Indexer:
         self._renewals.clear()
         for key, raw in self.store.entries.items():
             entry = codec.decode_entry(raw)
-            entry.path = key  # one text in memory for both
+            entry.path = paths.Key(key)  # one text in memory for both
             self._note(entry)
             self._twins.add(entry)
             if entry.rules < RULES:
