@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from ckpt_indexer.paths import Key
 from ckpt_indexer.printable import one_line
 
 Status = Literal["ok", "incomplete", "corrupt", "unsupported", "unreadable"]
@@ -137,7 +138,7 @@ class Health(msgspec.Struct, kw_only=True, gc=False):
 class Entry(msgspec.Struct, kw_only=True, gc=False):
     """One checkpoint's record in the index, under its key."""
 
-    path: str  # the key: POSIX path relative to the root
+    path: Key  # POSIX path relative to the root
     experiment: str
     name: str
     size_bytes: int

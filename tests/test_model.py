@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import ckpt_indexer
 from ckpt_indexer.model import MESSAGE_MAX, PROBLEMS, Entry, Problem, Status, to_float, to_number
+from ckpt_indexer.paths import Key
 
 MODULES = sorted(
     info.name
@@ -62,8 +63,14 @@ def test_every_problem_means_a_status() -> None:
 
 def test_an_entry_answers_for_a_metric_as_a_float() -> None:
     entry = Entry(
-        path="x", experiment="", name="x", size_bytes=0, mtime="", fingerprint=(0, 0, 0), metrics={"a": "-Infinity"}
-    )
+        path=Key("x"),
+        experiment="",
+        name="x",
+        size_bytes=0,
+        mtime="",
+        fingerprint=(0, 0, 0),
+        metrics={"a": "-Infinity"},
+    )  # fmt: skip
     assert (entry.metric("a"), entry.metric("b")) == (-math.inf, None)
 
 

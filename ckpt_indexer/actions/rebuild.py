@@ -19,6 +19,7 @@ from ckpt_indexer.log import ensure_log
 from ckpt_indexer.model import Problem
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.survey import survey
+from ckpt_indexer.paths import Key
 from ckpt_indexer.settings import Settings
 from ckpt_indexer.tree.local import check_root
 
@@ -49,10 +50,10 @@ class Outcome:
     """What a rebuild did or, as a plan, would do; all keys are of checkpoints on disk."""
 
     total: int  # checkpoints on disk
-    broken: dict[str, str]  # key -> why it cannot be used, as the index says
+    broken: dict[Key, str]  # key -> why it cannot be used, as the index says
     unread: int  # checkpoints of which nothing is known, because they were not read
-    written: list[str]  # keys whose entry or sidecar was, or would be, written
-    failed: list[str]  # keys of those that were read now and are broken; none in a plan
+    written: list[Key]  # keys whose entry or sidecar was, or would be, written
+    failed: list[Key]  # keys of those that were read now and are broken; none in a plan
     unseen: dict[str, str]  # path -> why it could not be scanned; what the index says of it stands
     seconds: float
 
@@ -212,10 +213,10 @@ def _outcome(
             broken[key] = problem.message
     return Outcome(
         total=len(found),
-        broken=dict(sorted(broken.items())),
+        broken={Key(key): message for key, message in sorted(broken.items())},
         unread=sum(key not in known and key not in broken for key in found),
-        written=sorted(found.keys() & tally.written),
-        failed=sorted(found.keys() & tally.failed),
+        written=[*map(Key, sorted(found.keys() & tally.written))],
+        failed=[*map(Key, sorted(found.keys() & tally.failed))],
         unseen=unseen,
         seconds=round(time.monotonic() - started, 3),
     )

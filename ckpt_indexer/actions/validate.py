@@ -31,6 +31,7 @@ from ckpt_indexer.health.check import (
 from ckpt_indexer.health.results import Ledger
 from ckpt_indexer.model import Health, Level, Problem
 from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.sandbox.owner import Reader
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Target(NamedTuple):
     """A checkpoint to check."""
 
     root: str
-    key: str
+    key: Key
     found: Found
     shown: str  # as reached from the argument
 
@@ -168,7 +169,7 @@ class _Run:
         self._finished = 0
         self._ledgers = _Ledgers()
         self._done: dict[str, tuple[Checked, float]] = {}  # path as shown -> the result, and the seconds it took
-        self._proofs: dict[tuple[str, str], Proof] = {}  # by root and key
+        self._proofs: dict[tuple[str, Key], Proof] = {}  # by root and key
 
     def check_all(self, reader: Reader) -> None:
         for target in self._plan.targets:
@@ -220,7 +221,7 @@ class _Run:
             health = Health(level="quick", checked_at=now_text(), status=problem.status, problem=problem)
             return Proof(recalled(health), health, fingerprint)
         path = found.path_to_read(key)
-        place = (root, paths.to_key(path))
+        place = (root, paths.to_key(RelPath(path)))
         if place not in self._proofs:  # else a link's target that was checked just now
             self._proofs[place] = check(
                 root,
@@ -244,15 +245,15 @@ class _Run:
         now = {target.key: target.found for target in self._plan.targets if target.root == root}
         for key, found in now.items():
             yield self._candidate(root, key, found)
-        for key, entry in self._ledgers[root].entries.items():
-            if key not in now:
+        for known, entry in self._ledgers[root].entries.items():
+            if known not in now:
                 yield Candidate(
-                    key, entry.experiment, entry.fingerprint, entry.epoch, entry.global_step, entry.content_id,
+                    Key(known), entry.experiment, entry.fingerprint, entry.epoch, entry.global_step, entry.content_id,
                     entry.status == "ok" and (entry.health is None or entry.health.status == "ok"),
                     None if entry.health is None else entry.health.good_at,
                 )  # fmt: skip
 
-    def _candidate(self, root: str, key: str, found: Found) -> Candidate:
+    def _candidate(self, root: str, key: Key, found: Found) -> Candidate:
         entry = self._ledgers[root].entries.get(key)
         proof = self._proofs.get((root, key))
         known = [each for each in (proof, entry) if each is not None and each.epoch is not None]
@@ -281,7 +282,7 @@ def _targets_at(path: str, ledgers: _Ledgers) -> Iterator[Target]:
     for key, each in scan(root, (place,), suffixes).found.items():
         inside = os.path.relpath(paths.to_path(key), place) if place else paths.to_path(key)
         shown = path if is_one else os.path.normpath(os.path.join(path, inside))
-        yield Target(root, key, each, paths.to_key(shown))
+        yield Target(root, Key(key), each, paths.to_key(shown))
 
 
 def _root_above(folder: str) -> str:

@@ -14,7 +14,10 @@ from ckpt_indexer.printable import printable
 from ckpt_indexer.settings import ENVIRONMENT_PREFIX, environment_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckpt_indexer.actions.rebuild import Outcome
+    from ckpt_indexer.paths import Key
 
 BROKEN_SHOWN_MAX = 20
 
@@ -110,7 +113,7 @@ def _sentence(outcome: Outcome, verb: str) -> str:
     )
 
 
-def _note_broken(broken: dict[str, str]) -> None:
+def _note_broken(broken: Mapping[Key, str]) -> None:
     for key, message in list(broken.items())[:BROKEN_SHOWN_MAX]:
         note(f"{printable(key)}: {printable(message)}")
     if len(broken) > BROKEN_SHOWN_MAX:

@@ -47,14 +47,14 @@ class IndexView(msgspec.Struct, frozen=True):
     generation: int
     last_updated: str  # ISO 8601, UTC
     suffixes: tuple[str, ...]  # of the names that count as checkpoints
-    entries: dict[str, Entry]  # key -> entry, the broken ones too
+    entries: dict[str, Entry]  # by key, the broken ones too; readers may ask with any text
 
     def usable(self) -> Iterator[Entry]:
         """Iterate over the checkpoints that can be loaded."""
         return (entry for entry in self.entries.values() if entry.status == "ok")
 
     def path_of(self, entry: Entry) -> str:
-        """Give a checkpoint's path as the operating system knows it."""
+        """Return a checkpoint's path as the operating system knows it."""
         return os.path.join(self.root, paths.to_path(entry.path))
 
 

@@ -32,6 +32,7 @@ from ckpt_indexer.index.codec import Index
 from ckpt_indexer.index.file import IndexFile, Unread
 from ckpt_indexer.index.listings import Listings
 from ckpt_indexer.model import utc_text
+from ckpt_indexer.paths import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -275,7 +276,7 @@ class Store:
             except msgspec.MsgspecError:
                 continue
             if entry.path == key:
-                entry.path = key  # one text in memory for both
+                entry.path = Key(key)  # one text in memory for both
                 self._index.entries[key] = raw
                 self._listings.add(entry)
                 yield entry

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Stamp, Twin, to_number, utc_text
-from ckpt_indexer.paths import place_of
+from ckpt_indexer.paths import Key, place_of
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
@@ -16,7 +16,7 @@ def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, prob
     """Make the entry of a checkpoint of which only its place is known."""
     place = place_of(key)
     return Entry(
-        path=key,
+        path=Key(key),
         experiment=place.experiment,
         name=place.name,
         size_bytes=fingerprint[0],

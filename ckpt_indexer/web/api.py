@@ -197,7 +197,7 @@ class Api:
         """Answer a request: from what the client has, or by its route; failures become sentences."""
         started = time.perf_counter()
         response = await self._answer(route, request, answer)
-        self.traffic.note(route, response.status_code, time.perf_counter() - started)
+        self.traffic.count(route, response.status_code, time.perf_counter() - started)
         return response
 
     async def _answer(

@@ -3,6 +3,9 @@
 Owns, in this order: the length of the target, the Host header (a page of somebody else's site whose name was made to
 point at this address must not read answers: DNS rebinding), the method, cross-origin reading, the token, and the
 headers that keep a browser from running anything that is not ours. Plain ASGI, without a task or a copy of its own.
+Starlette's TrustedHostMiddleware and CORSMiddleware do not fit into this order: the first knows no "any address, but no
+foreign name", the second answers preflights before the method is judged and adds nothing to refusals, and both answer
+in plain text where every refusal here is ``{"detail": ...}``.
 """
 
 from __future__ import annotations

@@ -7,14 +7,12 @@ bound. The daemon's figures come from its own daemon.
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
     StateSetMetricFamily,
 )
@@ -37,7 +35,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def encode_metrics(index: FollowedIndex, counts: Counts, daemon: DaemonStatus, traffic: Traffic) -> bytes:
-    """Write all figures in the text format."""
+    """Encode all figures in the text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(index, counts, daemon, traffic))
     return generate_latest(registry)
@@ -54,7 +52,7 @@ class _Once(Collector):
         yield InfoMetricFamily("ckpt_indexer_build", "The program.", value={"version": __version__})
         yield from self._index()
         yield from self._daemon()
-        yield from self._server()
+        yield from self._traffic.collect()
 
     def _index(self) -> Iterator[Metric]:
         table, counts = self._followed.table, self._counts
@@ -89,26 +87,6 @@ class _Once(Collector):
         yield _counter("daemon_rebuilds", "How often it watched anew.", daemon.rebuilds)
         yield _counter("daemon_index_writes", "How often it wrote the index.", daemon.index_writes)
 
-    def _server(self) -> Iterator[Metric]:
-        traffic = self._traffic
-        requests = CounterMetricFamily(
-            "ckpt_indexer_http_requests", "Answers, by route and status.", labels=["route", "status"]
-        )
-        for (route, status), count in sorted(traffic.requests.items()):
-            requests.add_metric([route, str(status)], count)
-        yield requests
-        seconds = HistogramMetricFamily(
-            "ckpt_indexer_http_request_duration_seconds", "Time to the answer, of streams to its begin.",
-            labels=["route"],
-        )  # fmt: skip
-        for route, buckets in sorted(traffic.seconds.items()):
-            seconds.add_metric([route], buckets.cumulated(), buckets.total)
-        yield seconds
-        streams = GaugeMetricFamily("ckpt_indexer_http_streams", "Streams that are open.", labels=["route"])
-        for route, count in sorted(Counter(traffic.streams).items()):
-            streams.add_metric([route], count)
-        yield streams
-
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"ckpt_indexer_{name}", text, value=value)
@@ -119,7 +97,7 @@ def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
 
 
 def _seconds(moment: str | None) -> float:
-    """Give a time as seconds since 1970; 0 where it is not known."""
+    """Return a time as seconds since 1970; 0 where it is not known."""
     try:
         return dt.datetime.fromisoformat(moment).timestamp() if moment else 0.0
     except ValueError:

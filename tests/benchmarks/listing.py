@@ -26,7 +26,7 @@ from ckpt_indexer.index import reader
 from ckpt_indexer.index.query import Query, parse_order, select
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.model import Entry, Monitor
-from ckpt_indexer.paths import INDEX_NAME, SIDECAR_SUFFIX, place_of
+from ckpt_indexer.paths import INDEX_NAME, SIDECAR_SUFFIX, Key, place_of
 from tests.benchmarks.measure import Figure, side_by_side
 from tests.benchmarks.report import Row, at_least, at_most
 from tests.process import COMMAND, encoded, put
@@ -163,7 +163,7 @@ def _entry(number: int) -> Entry:
     place = place_of(key)
     names = ("val/precision", "val/recall", "val/loss", "train/loss")
     return Entry(
-        path=key, experiment=place.experiment, name=place.name, size_bytes=97_600_000,
+        path=Key(key), experiment=place.experiment, name=place.name, size_bytes=97_600_000,
         mtime="2026-11-21T10:30:00.000000Z", fingerprint=(97_600_000, 1_760_881_010_323_967_000 + number, number),
         format="torch-zip", epoch=number % 20, global_step=100 * number,
         metrics={"val/hmean": hmean, **{name: chance.random() for name in names}},

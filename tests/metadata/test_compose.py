@@ -16,6 +16,7 @@ from ckpt_indexer.metadata.entry import bare_entry, entry_of
 from ckpt_indexer.metadata.schema import Checkpointing, Document, Encoder, Metrics, Model, Training
 from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
 from ckpt_indexer.model import RULES, Entry, Monitor, Problem
+from ckpt_indexer.paths import Key
 
 KEY = "ocr/b/checkpoints/epoch=2-step=12.ckpt"
 FINGERPRINT = (1000, 1_700_000_000_123_456_789, 42)
@@ -153,7 +154,7 @@ def test_a_sidecar_that_something_else_wrote_wins_where_it_knows_something() -> 
 
 def test_the_entry_says_what_the_document_says() -> None:
     assert entry_of(composed(), KEY, FINGERPRINT, None) == Entry(
-        path=KEY,
+        path=Key(KEY),
         experiment="ocr/b",
         name="epoch=2-step=12.ckpt",
         size_bytes=1000,
@@ -206,7 +207,7 @@ def test_a_score_that_is_not_known_is_null() -> None:
 def test_a_bare_entry_knows_its_place_only() -> None:
     problem = Problem.of("link-dangling", "it leads nowhere")
     assert bare_entry("a/last.ckpt", (0, 0, 0), "a/gone.ckpt", problem) == Entry(
-        path="a/last.ckpt",
+        path=Key("a/last.ckpt"),
         experiment="a",
         name="../last.ckpt",
         size_bytes=0,

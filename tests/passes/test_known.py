@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.model import RULES, Monitor, Problem
 from ckpt_indexer.passes.known import Known, Reason
-from ckpt_indexer.passes.scan import stamp_of
 from tests.index.entries import entry as any_entry
 
 BEST = Monitor("val/hmean", "max", 0.892)
