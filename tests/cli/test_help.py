@@ -16,8 +16,8 @@ from tests.process import COMMAND, TIMEOUT_S, run
 def on_terminal(*arguments: str, columns: int = 100, **environment: str) -> str:
     """Run a command of ours on a terminal, with a pager that notes that it was asked; return what is seen."""
     main, other = pty.openpty()
-    told = {"PAGER": "sed s/^/PAGED:/", "COLUMNS": str(columns), "TERM": "xterm-256color"}
-    environment = {**os.environ, **told, **environment}
+    usual = {"PAGER": "sed s/^/PAGED:/", "COLUMNS": str(columns), "TERM": "xterm-256color"}
+    environment = {**os.environ, **usual, **environment}
     process = subprocess.Popen([COMMAND, *arguments], stdin=other, stdout=other, stderr=other, env=environment)
     os.close(other)
     pieces = []
