@@ -38,7 +38,7 @@ def log_calls() -> Iterator[tuple[str, str, set[str]]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
-            if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "log" and node.func.attr in LEVELS):
+            if ast.unparse(node.func.value) not in ("log", "self._log") or node.func.attr not in LEVELS:
                 continue
             event = node.args[0]
             assert isinstance(event, ast.Constant), f"{path}:{node.lineno} names its event by an expression"
