@@ -32,7 +32,7 @@ import msgspec
 
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Problem
-from ckpt_indexer.trackers.wandb.run import Run, RunPath, summary_of
+from ckpt_indexer.trackers.wandb.run import Run, RunPath
 from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
 
 if TYPE_CHECKING:
@@ -320,7 +320,6 @@ def _run_of(api: Any, path: list[str | None]) -> Run:
         url=run.url,
         state=run.state,
         config=config if isinstance(config, dict) else {},
-        summary=summary_of(dict(run.summary_metrics)),
     )
 
 
