@@ -35,7 +35,7 @@ from ckpt_indexer.backoff import Backoff
 from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Problem
-from ckpt_indexer.trackers.wandb.run import Run, RunPath, summary_of
+from ckpt_indexer.trackers.wandb.run import Run, RunPath
 from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
 
 if TYPE_CHECKING:
@@ -322,7 +322,6 @@ def _run_of(api: Any, path: list[str | None]) -> Run:
         url=run.url,
         state=run.state,
         config=config if isinstance(config, dict) else {},
-        summary=summary_of(dict(run.summary_metrics)),
     )
 
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import posixpath
 import re
@@ -40,8 +39,7 @@ import msgspec
 from ckpt_indexer import paths
 from ckpt_indexer.errors import NotRegularFile
 from ckpt_indexer.formats.facts import Row, RunLog
-from ckpt_indexer.formats.pickles.plain import Plainer
-from ckpt_indexer.model import Fingerprint, Number, to_number
+from ckpt_indexer.model import Fingerprint
 from ckpt_indexer.tree.local import opened_file, opened_folder
 
 if TYPE_CHECKING:
@@ -54,7 +52,6 @@ LISTED_MAX = 10_000  # names looked at in one wandb/ folder; 20 us each
 LEGS_MAX = 16  # resumptions of one run that are read
 ROWS_MAX = 20_000  # of a run's logs together, in memory; no further log is read then
 ID_MIN = 6  # characters: a folder called "1" or "best" has another reason to be; wandb's own ids have 8
-SUMMARY_MAX = 1 << 20  # bytes; a thousand metrics have 50 kB
 CLOCK_NS = 60 * 10**9  # by which a file server's clock may differ from the training machine's
 FLUSH_S = 15.0  # after which wandb writes what it logged at the latest (measured)
 # wandb allows every id without the first seven; what is no UTF-8 or would move a cursor cannot be shown or asked for.
@@ -81,7 +78,6 @@ class Run(msgspec.Struct, kw_only=True):
     url: str | None = None  # where its page is; only the API knows
     state: str | None = None  # as the API says: "finished", "running", "crashed" …
     config: dict[str, Any] = {}  # plain data, of the shape that the training gave it
-    summary: dict[str, Number] = {}  # the last value of each name, of whatever step: never a checkpoint's
     rows: list[Row] = []  # what was logged, in its order
     started_ns: int | None = None  # since 1970
     path: str | None = None  # key of its (oldest) folder, ``None`` if it is known from elsewhere
@@ -238,12 +234,6 @@ def read_run(root: str, folders: Sequence[str], fingerprint: Fingerprint, reads:
             run.started_ns = run.started_ns or log.started_ns
             run.config = {**run.config, **log.config}
             run.rows += log.rows
-        with (
-            _reachable(),
-            opened_file(root, f"{folder}/files/wandb-summary.json") as descriptor,
-            open(descriptor, "rb", closefd=False, buffering=0) as file,
-        ):
-            run.summary = parse_summary(file.read(SUMMARY_MAX + 1)) or run.summary
         if len(run.rows) > ROWS_MAX:
             break
     return run
@@ -282,33 +272,6 @@ def unwrap_config(document: Any) -> dict[str, Any]:
         key: node["value"]
         for key, node in document.items()
         if key != "_wandb" and isinstance(node, dict) and "value" in node
-    }
-
-
-def parse_summary(data: bytes) -> dict[str, Number]:
-    """Read the numbers in a ``wandb-summary.json``; what is no such file has none.
-
-    >>> parse_summary(b'{"_step": 8, "val/hmean": 0.5, "loss": NaN, "note": "x"}')
-    {'val/hmean': 0.5, 'loss': 'NaN'}
-    """
-    if len(data) > SUMMARY_MAX:
-        return {}
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return summary_of(content)
-
-
-def summary_of(content: Any) -> dict[str, Number]:
-    """Keep a summary's numbers, but for wandb's own (``_step``, ``_runtime`` …)."""
-    content = Plainer(lambda _: None).plain(content)
-    if not isinstance(content, dict):
-        return {}
-    return {
-        name: to_number(value)
-        for name, value in content.items()
-        if not name.startswith("_") and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 

@@ -32,7 +32,6 @@ RUN = Run(
     entity="team",
     state="finished",
     config={"lr": 0.1, "model": {"encoder": "resnet18"}},
-    summary={"epoch": 2, "val/hmean": 0.5},
 )
 SHORT, NEVER_AGAIN = (0.01, 0.02), (1000.0, 1000.0)  # pauses
 
@@ -91,7 +90,7 @@ class Server(ThreadingHTTPServer):
             "historyLineCount": 3,
             "user": {"name": "Alice", "username": "alice"},
             "config": json.dumps({**config, "_wandb": {"value": {}}}),
-            "summaryMetrics": json.dumps({**RUN.summary, "_step": 8, "note": "x"}),
+            "summaryMetrics": json.dumps({"epoch": 2, "val/hmean": 0.5, "_step": 8, "note": "x"}),
             "systemMetrics": "{}",
         }
         return 200, json.dumps({"data": {"project": {"run": described}}}).encode()
@@ -241,7 +240,7 @@ def test_an_answer_without_measure_is_cut(server, tmp_path) -> None:
     with Lookup(str(tmp_path), environment=server.environment()) as lookup:
         lookup.get(PATH)
         run = wait_for(lambda: lookup.get(PATH))
-        assert run.summary == RUN.summary
+        assert (run.id, run.state) == (RUN.id, RUN.state)
         assert (tmp_path / FILE).stat().st_size < wandb_lookup.ANSWER_MAX
 
 

@@ -33,7 +33,6 @@ from ckpt_indexer.trackers.wandb.run import (
     find_run,
     list_runs,
     metrics_at,
-    parse_summary,
     read_run,
     stat_run,
 )
@@ -208,10 +207,9 @@ def read(online: Path, reads: Reader) -> Run:
     return read_run(root, folders, status.fingerprint, reads)
 
 
-def test_configuration_and_summary_come_from_the_files_of_an_online_run(online, reads) -> None:
+def test_the_configuration_comes_from_the_files_of_an_online_run(online, reads) -> None:
     run = read(online, reads)
     assert run.config == {"lr": "1e-05", "model": {"encoder": {"model_name": "resnet18"}}}  # YAML 1.1: no number
-    assert run.summary == {"epoch": 2, "trainer/global_step": 5, "val/hmean": 0.5, "loss": "NaN"}
     assert metrics_at(run, epoch=2, global_step=6, batches=6) == {}  # nothing says when each was logged
     (online / f"run-{A[-8:]}.wandb").write_bytes(framed([config_record(b"1e-05", b"lr")]))
     assert read(online, reads).config == {**run.config, "lr": 1e-05}
@@ -237,11 +235,7 @@ def test_a_broken_file_costs_its_own_facts_only(online, reads, name, content) ->
     (online / "files" / name).write_bytes(content)
     run = read(online, reads)
     assert run.id == "el1e2may"
-    if name == "config.yaml":
-        assert (run.config, run.summary) == ({}, whole.summary)
-    else:
-        assert run.config == whole.config
-        assert run.summary == ({"lr": 1} if content == b'{"lr": 1}' else {})
+    assert run.config == ({} if name == "config.yaml" else whole.config)
 
 
 def test_nothing_is_read_through_a_link(online, reads, tmp_path) -> None:
@@ -365,15 +359,8 @@ def test_the_entries_fingerprint_stands_while_the_log_grows_and_the_exact_one_do
 def test_metrics_are_taken_from_the_one_row_that_fits(epoch, global_step, batches, metrics) -> None:
     rows = [Row(1, 3, {"val": 0.5}), Row(1, 3, {"loss": 1.0}), Row(2, 5, {"val": 0.5}), Row(2, 5, {"val": 0.6})]
     rows.append(Row(2, 5, {"loss": 2.0}))
-    run = Run(id="x", rows=rows, summary={"epoch": 1, "trainer/global_step": 3, "stale": 9.0})
+    run = Run(id="x", rows=rows)
     assert metrics_at(run, epoch=epoch, global_step=global_step, batches=batches) == metrics
-
-
-def test_a_summary_has_numbers_only() -> None:
-    summary = (
-        b'{"a": 1, "b": 1e-3, "c": Infinity, "d": true, "e": "1", "_step": 3, "f": 123456789012345678901234567890}'
-    )
-    assert parse_summary(summary) == {"a": 1, "b": 0.001, "c": "Infinity"}
 
 
 # --- the log, judged by wandb's own definition of it ---
