@@ -53,6 +53,18 @@ class IndexView(msgspec.Struct, frozen=True):
         """Iterate over the checkpoints that can be loaded."""
         return (entry for entry in self.entries.values() if entry.status == "ok")
 
+    def select(self, *filters: str, order: str = "path", search: str = "") -> list[Entry]:
+        """Return the entries that satisfy all *filters*, sorted, as ``ckpt-indexer list`` does.
+
+        Raises:
+            QueryInvalid: one of them is none, as ``epoch:up``.
+
+        """
+        from ckpt_indexer.index import query  # who only reads the index does not pay for it
+
+        asked = query.Query(query.parse_order(order), tuple(map(query.parse_filter, filters)), search)
+        return query.select(self.entries.values(), asked)
+
     def path_of(self, entry: Entry) -> str:
         """Return a checkpoint's path as the operating system knows it."""
         return os.path.join(self.root, paths.to_path(entry.path))

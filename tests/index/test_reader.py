@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_indexer import paths, read_index
-from ckpt_indexer.errors import IndexCorrupt, IndexMissing, IndexTooNew, RootUnusable
+from ckpt_indexer.errors import IndexCorrupt, IndexMissing, IndexTooNew, QueryInvalid, RootUnusable
 from ckpt_indexer.index import codec, reader
 from ckpt_indexer.index.store import Store
 from tests.index.entries import entry
@@ -32,6 +32,15 @@ def test_what_a_store_wrote_is_read(tmp_path: Path) -> None:
     assert (view.root, view.generation, list(view.entries)) == (str(tmp_path), 1, ["a/checkpoints/x.ckpt", "y.ckpt"])
     assert [e.path for e in view.usable()] == ["a/checkpoints/x.ckpt"]
     assert view.entries["a/checkpoints/x.ckpt"].epoch == 3
+
+
+def test_a_view_is_asked_as_the_command_line_is(tmp_path: Path) -> None:
+    Store(str(tmp_path)).commit([entry(f"{n}.ckpt", epoch=n, metrics={"f1": n / 10}) for n in range(4)])
+    view = read_index(tmp_path)
+    assert [e.path for e in view.select("f1>=0.1", "epoch!=2", order="epoch:desc")] == ["3.ckpt", "1.ckpt"]
+    assert [e.path for e in view.select(search="2.CK")] == ["2.ckpt"]
+    with pytest.raises(QueryInvalid):
+        view.select(order="epoch:up")
 
 
 def test_a_path_is_what_the_operating_system_knows(tmp_path: Path) -> None:
