@@ -6,6 +6,6 @@ program has not set up a log, warnings go to standard error.
 
     from ckpt_indexer.actions.rebuild import Rebuild, apply, plan
 
-    plan(Rebuild("outputs")).read      # keys of the checkpoints that would be read
+    plan(Rebuild("outputs")).written   # keys of the checkpoints whose entry or sidecar would be written
     apply(Rebuild("outputs")).broken   # key -> why it cannot be used
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from ckpt_indexer.errors import RootUnusable
@@ -34,11 +34,12 @@ SLICE_S = 0.1  # of work between two reports of progress
 WORKERS_MAX = 8  # unless the caller says otherwise: more do not make a disk faster
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rebuild:
     """What is asked for."""
 
     root: str
+    _: KW_ONLY
     missing_only: bool = False  # write the sidecars that are missing and their entries; remove nothing (`generate`)
     force: bool = False  # read what is up to date too, and write our sidecars anew
     workers: int | None = None  # processes that read; None: one for each CPU, WORKERS_MAX at most

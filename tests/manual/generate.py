@@ -61,6 +61,7 @@ def http() -> str:
 
 def python() -> str:
     """Write what Python callers use, from its docstrings."""
+    from ckpt_indexer.actions import rebuild, show, sync, validate, verify
     from ckpt_indexer.model import Entry
     from ckpt_indexer.web import create_router
 
@@ -72,6 +73,20 @@ def python() -> str:
         ("ckpt_indexer.IndexView.path_of", ckpt_indexer.IndexView.path_of),
         ("ckpt_indexer.model.Entry", Entry),
         ("ckpt_indexer.model.Entry.metric", Entry.metric),
+        ("ckpt_indexer.IndexView.select", ckpt_indexer.IndexView.select),
+        ("ckpt_indexer.actions.rebuild.Rebuild", rebuild.Rebuild),
+        ("ckpt_indexer.actions.rebuild.Outcome", rebuild.Outcome),
+        ("ckpt_indexer.actions.rebuild.plan", rebuild.plan),
+        ("ckpt_indexer.actions.rebuild.apply", rebuild.apply),
+        ("ckpt_indexer.actions.verify.verify", verify.verify),
+        ("ckpt_indexer.actions.verify.Verification", verify.Verification),
+        ("ckpt_indexer.actions.validate.Validate", validate.Validate),
+        ("ckpt_indexer.actions.validate.plan", validate.plan),
+        ("ckpt_indexer.actions.validate.apply", validate.apply),
+        ("ckpt_indexer.actions.validate.Validation", validate.Validation),
+        ("ckpt_indexer.actions.show.show", show.show),
+        ("ckpt_indexer.actions.sync.sync", sync.sync),
+        ("ckpt_indexer.actions.sync.Synced", sync.Synced),
         ("ckpt_indexer.web.create_router", create_router),
     ]
     parts = ["## Reference\n", *(_object(name, each) for name, each in objects)]
@@ -88,7 +103,8 @@ def _object(name: str, each: Any) -> str:
 
 
 def _signature(each: Any) -> str:
-    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(each)))
+    text = re.sub(r"= <function [^>]*> at 0x\w+>|= <function [^>]* at 0x\w+>", "= …", str(inspect.signature(each)))
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
 
 
 def _fields(record: Any) -> str:
