@@ -61,7 +61,7 @@ def to_path(key: Key) -> RelPath: ...
 @overload
 def to_path(key: str) -> str: ...
 def to_path(key: str) -> str:
-    r"""Give back the path that ``to_key`` was given.
+    r"""Return the path that ``to_key`` was given.
 
     >>> to_path('a\\\\b\\xff') == "a\\b\udcff"
     True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from pathlib import Path
 from typing import NamedTuple
@@ -144,6 +145,17 @@ def test_names_are_those_of_the_field() -> None:
     assert modules & BANNED == set()
     functions = [node.name for module in MODULES for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
     assert [name for name in functions if name.lstrip("_").startswith(BANNED_VERBS)] == []
+
+
+def test_docstrings_begin_with_a_verb_of_the_field() -> None:
+    begins = [
+        f"{module.name}: {text.splitlines()[0]}"
+        for module in MODULES
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node))
+        if re.match(r"(Give|Say|Tell|Take|Note|Put|Look|Let|Have)s?\b", text)
+    ]
+    assert begins == []
 
 
 def _lengths() -> dict[str, int]:

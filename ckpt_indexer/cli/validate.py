@@ -122,7 +122,7 @@ def _note_unkept(reason: str) -> None:
 
 @contextlib.contextmanager
 def _stopping_in_order() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: what was found is kept."""
+    """Make SIGTERM end the run as Ctrl-C does: what was found is kept."""
 
     def stop(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)

@@ -187,7 +187,7 @@ def encode_entry(entry: Entry, previous: msgspec.Raw | None = None) -> msgspec.R
 
 
 def same_content(entry: Entry, old: Entry) -> bool:
-    """Say whether two entries tell the same, but for when they were indexed."""
+    """Return whether two entries say the same, but for when they were indexed."""
     entry = msgspec.structs.replace(entry, generation=old.generation, indexed_at=old.indexed_at)
     return _encoder.encode(entry) == _encoder.encode(old)  # encoded, NaN is equal to itself
 

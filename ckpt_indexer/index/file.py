@@ -121,7 +121,7 @@ class IndexFile:
         self.writes += 1
 
     def sync(self, folder: int) -> None:
-        """Have on the disk what an earlier ``write`` may have renamed before it failed."""
+        """Sync to the disk what an earlier ``write`` may have renamed before it failed."""
         if self._is_unsynced:
             os.fsync(folder)
             self._is_unsynced = False

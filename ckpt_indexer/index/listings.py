@@ -40,7 +40,7 @@ class Listings:
             self._changes_of(entry).added.append(_row_of(entry))
 
     def remove(self, entry: Listed | Entry) -> None:
-        """Take out, with the next ``apply``, a checkpoint that was added with the same content."""
+        """Remove, with the next ``apply``, a checkpoint that was added with the same content."""
         if entry.status == "ok":
             self._changes_of(entry).removed.append(_row_of(entry))
 

@@ -139,7 +139,7 @@ class Store:
             return self._load(folder)
 
     def commit(self, changed: Iterable[Entry], removed: Iterable[str] = (), *, compared: bool = False) -> Outcome:
-        """Put entries in, take keys out, and write the index once, or not at all if it says all that already.
+        """Add entries, remove keys, and write the index once, or not at all if it says all that already.
 
         The entries' ``generation`` and ``indexed_at`` are set here. *compared* says that each of *changed* differs from
         what ``entries`` has for it: then only those that another writer changed since are compared again.
@@ -231,7 +231,7 @@ class Store:
             self._must_write = True
 
     def _resist(self, index: Index) -> None:
-        """Let what is known stand against a file that is not newer, and remember what it says beyond that.
+        """Keep what is known against a file that is not newer, and remember what it says beyond that.
 
         Only a writer without the lock makes one: with other content it was overwritten, with the same it was touched.
         """
@@ -253,7 +253,7 @@ class Store:
         self._must_write = True
 
     def _replace(self, index: Index) -> None:
-        """Take over what the file says."""
+        """Replace what is known by what the file says."""
         encoded, index.entries = index.entries, {}  # a new one: `_load` compares it with the old
         index.listings = None
         self._index, self._listings = index, Listings()

@@ -214,7 +214,7 @@ def _run_id(tiers: _Tiers) -> tuple[str | None, Source | None]:
 
 
 def overlay(made: Document, written: Document) -> Document:
-    """Let a sidecar that something else wrote (tier 1) win over what was made, wherever it knows something."""
+    """Return the document with what a sidecar of another program (tier 1) says in place of what was made."""
     merged = _merged(made.model_dump(), written.model_dump(exclude={"indexer", "checkpoint_path"}))
     document = fit(Document.model_validate(merged))
     assert document.indexer is not None

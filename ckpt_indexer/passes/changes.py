@@ -24,13 +24,13 @@ class Changes:
         return bool(self.entries or self.removed)
 
     def put(self, entry: Entry) -> None:
-        """Have an entry written."""
+        """Add an entry that is to be written."""
         self.removed.discard(entry.path)
         self.entries[entry.path] = entry
         self.has_news = self.has_news or entry.status != "incomplete"
 
     def remove(self, key: str) -> None:
-        """Have a key taken out of the index, which has it."""
+        """Add a key that is to be removed; the index has it."""
         self.entries.pop(key, None)
         if self.may_remove:
             self.removed.add(key)

@@ -44,7 +44,7 @@ _CODES = {
 
 
 def problem_of(error: OSError) -> Problem:
-    """Say what an error of the operating system means for a checkpoint."""
+    """Return what an error of the operating system means for a checkpoint."""
     if isinstance(error, NotRegularFile):
         return Problem.of("not-a-file", "this is no regular file")
     return Problem.of(_CODES.get(error.errno or 0, "io-error"), reason_of(error))

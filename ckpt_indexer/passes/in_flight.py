@@ -48,11 +48,11 @@ class InFlight(Generic[Task, Result]):
         return None if key is None else (key, self.waiting.pop(key))
 
     def submit(self, key: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> None:
-        """Have *function* called by the executor; its outcome comes with ``wait``."""
+        """Submit *function* to the executor; its outcome comes with ``wait``."""
         self._running[self._executor.submit(function, *args, **kwargs)] = key
 
     def submit_aside(self, function: Callable[[], object]) -> None:
-        """Have the executor call something whose outcome nobody waits for."""
+        """Submit something whose outcome nobody waits for."""
         self._executor.submit(function)
 
     def outdate(self, keys: Iterable[str]) -> None:

@@ -130,11 +130,11 @@ class Indexer:
         return self._in_flight.is_idle and not self.known.has_rescans
 
     def warm_up(self) -> None:
-        """Have a worker process ready for the next checkpoint."""
+        """Start a worker process for the next checkpoint."""
         self._in_flight.submit_aside(self._examiner.warm_up)
 
     def load(self) -> bool:
-        """Take over what the index on disk says, if somebody else wrote it; return whether that was so.
+        """Load what the index on disk says, if somebody else wrote it; return whether that was so.
 
         Raises:
             IndexLocked: another writer kept the lock.
@@ -288,7 +288,7 @@ class Indexer:
                 self.known.distrust_sidecar(key)
 
     def _invalidate_unreadable(self, found: Collection[str]) -> None:
-        """Have read again what could not be read and something happened to; the next retry may be minutes away."""
+        """Invalidate what could not be read and something happened to; the next retry may be minutes away."""
         for key in found:
             if self.known.statuses.get(key) == "unreadable" and key in self._retries:
                 self.known.invalidate(key, Reason.UNREADABLE)
@@ -353,7 +353,7 @@ class Indexer:
             self._retries.drop(key)
 
     def _forget(self, key: str) -> None:
-        """Take out a checkpoint that is gone."""
+        """Remove a checkpoint that is gone."""
         self._in_flight.waiting.pop(key, None)
         self._retries.drop(key)
         self.known.forget(key)

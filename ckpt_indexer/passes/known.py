@@ -78,13 +78,13 @@ class Known:
         self._outdate_twins(self._twins.forget(key))
 
     def invalidate(self, key: str, reason: Reason) -> None:
-        """Have the checkpoint at *key* read again when it is next scanned, or taken out if it is gone."""
+        """Mark the checkpoint at *key* to be read again when it is next scanned, or taken out if it is gone."""
         self.stamps[key] = None
         if reason.outdates_sidecar:
             self._distrusted.add(key)
 
     def distrust_sidecar(self, key: str) -> None:
-        """Have the next reading of a checkpoint make our own sidecar anew, whatever it says."""
+        """Mark a checkpoint so that its next reading makes our own sidecar anew, whatever it says."""
         self._distrusted.add(key)
 
     def pop_distrust(self, key: str) -> bool:

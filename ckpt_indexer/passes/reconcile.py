@@ -59,7 +59,7 @@ class Scope:
         self._starts = tuple(f"{place}/" for place in self._places) if self._is_few else ()
 
     def covers(self, path: str) -> bool:
-        """Say whether *path* is one of the places or stands below one.
+        """Return whether *path* is one of the places or stands below one.
 
         It is asked of every entry for each new folder, and of every link for each event: quick for few places.
 

@@ -42,7 +42,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     has_twins: bool = False  # hard links: writing under one name changes the others without an event
 
     def path_to_read(self, key: str) -> str:
-        """Give the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
+        """Return the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
         return paths.to_path(key if self.stamp.link_target is None else self.stamp.link_target)
 
 
@@ -63,7 +63,7 @@ def scan(
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Snapshot:
-    """Look at *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
+    """Scan *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
 
     What ends in one of *suffixes* is a checkpoint. *should_stop* is asked before each folder and each place.
 
@@ -199,7 +199,7 @@ class _Walk:
         around: _Around,
         listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None = None,
     ) -> None:
-        """Take one checkpoint; *listed* is what its folder's listing had: what stands beside it, and what is alike."""
+        """Add one checkpoint; *listed* is what its folder's listing had: what stands beside it, and what is alike."""
         try:
             run = self._run(path, around)
             config = self._own_config(path, None if listed is None else listed[0]) or around.config

@@ -46,7 +46,7 @@ class Twins:
         self._asked: dict[str, object] = {}  # key -> the score for which it was last named as stale: once is enough
 
     def add(self, entry: Entry) -> None:
-        """Take an entry as it is now."""
+        """Record an entry as it is now."""
         self._drop(entry.path)
         group = _group_of(entry)
         if group is None:
@@ -66,7 +66,7 @@ class Twins:
         self._group_of[entry.path] = group
 
     def note(self, entry: Entry) -> list[str]:
-        """Take an entry as it is now; return the keys of twins whose score is another one because of it."""
+        """Record an entry as it is now; return the keys of twins whose score is another one because of it."""
         before = self._group_of.get(entry.path)
         self.add(entry)
         after = self._group_of.get(entry.path)

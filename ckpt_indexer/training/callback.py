@@ -145,7 +145,7 @@ class MetadataCallback(Callback):  # type: ignore[misc]
         return stat(path)
 
     def after_change(self, trainer: Any, path: str | os.PathLike[str], before: Fingerprint | None) -> None:
-        """Note that a checkpoint was saved, will be by another thread, or was removed."""
+        """Record that a checkpoint was saved, will be by another thread, or was removed."""
         with self._harmless():
             relative = self._facts.places.relative(path) if trainer.is_global_zero else None
             if relative is not None:

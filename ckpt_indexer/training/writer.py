@@ -77,7 +77,7 @@ class Writer:
             self._wake.notify()
 
     def finish(self) -> None:
-        """Have everything looked at, and wait for that."""
+        """Read everything that is pending, and wait for that."""
         with self._wake:
             self._is_ending = True
             self._wake.notify()

@@ -104,7 +104,7 @@ class Session:
         return False
 
     def _wait_after(self, error: Exception) -> None:
-        """Put a turn's failure into the state, and wait before the next one."""
+        """Record a turn's failure in the state, and wait before the next one."""
         what = str(error) if isinstance(error, StoreError | OSError) else "a defect of this program"
         self._follower.keeper.set(
             "error", f"a pass failed: {what}", "none: it is tried again; the log has the traceback"

@@ -54,7 +54,7 @@ class Application:
 
 
 class _Described(FastAPI):
-    """Says in its description where the guard wants a token."""
+    """Describes where the guard wants a token."""
 
     needs_token = False
 
@@ -71,7 +71,7 @@ class _Described(FastAPI):
 
 
 async def _fail(_: Request, __: Exception) -> Response:
-    """Say that it is our fault; the traceback is in the log."""
+    """Answer that it is our fault; the traceback is in the log."""
     return Response(b'{"detail":"the server failed: its log says why"}', 500, media_type="application/json")
 
 

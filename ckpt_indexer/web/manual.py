@@ -102,7 +102,7 @@ def _reference(described: dict[str, Any]) -> str:
 
 
 def _shell(text: str, *, here: str, top: str, pages: str) -> str:
-    """Put a rendered page into the frame; *top* and *pages* lead to the server's root and to the manual."""
+    """Build the frame around a rendered page; *top* and *pages* lead to the server's root and to the manual."""
     links = "\n".join(
         f'<li><a href="{pages}{topic}"{" aria-current=page" if topic == here else ""}>{topic}</a></li>'
         for topic in TOPICS

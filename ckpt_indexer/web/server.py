@@ -38,7 +38,7 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def listen(settings: ServerSettings) -> socket.socket:
-    """Take the port, before anything else is done for the server.
+    """Bind the port, before anything else is done for the server.
 
     Raises:
         AddressTaken: somebody else has it, or there is no such address here.
@@ -76,7 +76,7 @@ def serve(app: Application, settings: ServerSettings, listener: socket.socket, o
 
 
 def _give_memory_back() -> None:
-    """Let the system have a large block the moment it is freed.
+    """Return a large block to the system the moment it is freed.
 
     Each new index is such a block. Without this, glibc keeps the place of the first for the second, and its neighbours
     keep it from shrinking: the process grows to twice its size. Another libc does without.

@@ -25,7 +25,7 @@ class Sidecars:
         self._lock = threading.Lock()
 
     def read(self, metadata_file: str | None) -> dict[str, Any] | None:
-        """Give a sidecar's document; ``None`` where there is none that can be read."""
+        """Return a sidecar's document; ``None`` where there is none that can be read."""
         if metadata_file is None or not is_inside(metadata_file):
             return None
         from ckpt_indexer.sandbox.owner import Reader
@@ -47,7 +47,7 @@ class Sidecars:
 
 
 def is_inside(path: str) -> bool:
-    """Say whether a path that the index gives stays below the root, whatever wrote the index.
+    """Return whether a path that the index gives stays below the root, whatever wrote the index.
 
     >>> is_inside("a/b.yaml"), is_inside("/etc/passwd"), is_inside("a/../../b")
     (True, False, False)

@@ -25,7 +25,7 @@ DIGEST_BYTES = 16
 
 
 class Pieces:
-    """Gives the file's bytes in order; what is given is valid until the next call. Used as a context.
+    """Yields the file's bytes in order; a piece is valid until the next call. Used as a context.
 
     The file's own offset is moved by reading in order only, so that whoever shares the open file can see how far the
     reading is. Until the context ends, nobody else may move it, or close the file.

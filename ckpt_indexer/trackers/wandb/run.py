@@ -185,7 +185,7 @@ def belongs(run: Run, path: str, mtime_ns: int) -> bool:
 
 
 def stat_run(root: str, folders: Sequence[str]) -> RunStat | None:
-    """Take the fingerprints of the run that has these *folders*.
+    """Return the fingerprints of the run that has these *folders*.
 
     The entry's changes when the run is resumed, when it writes ``config.yaml`` (an online run's last act), and when its
     log has doubled: some twenty times in a long training, not at every step. ``None`` if there is no log, without which
@@ -296,7 +296,7 @@ def _lstat(root: str, path: str) -> os.stat_result | None:
 
 @contextlib.contextmanager
 def _reachable() -> Iterator[None]:
-    """Take a file that is not there, or is no file, or may not be read, for one that says nothing."""
+    """Treat a file that is not there, is no file, or may not be read, as one that says nothing."""
     try:
         yield
     except NotRegularFile:

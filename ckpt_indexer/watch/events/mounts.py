@@ -64,7 +64,7 @@ def find_mounts(folder: str, mounts: list[Mount]) -> list[Mount]:
 
 
 def read_mounts(folder: str) -> list[Mount]:
-    """Look at what is mounted at and below *folder* now; nothing where the kernel does not say."""
+    """Return what is mounted at and below *folder* now; nothing where the kernel does not say."""
     try:
         with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
             return find_mounts(folder, parse_mountinfo(file.read()))

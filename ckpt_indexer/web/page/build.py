@@ -165,7 +165,7 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
 
 
 def _replace(made: Path) -> None:
-    """Put what was made where the page is served from; a reader meanwhile finds the old page or none."""
+    """Move what was made to where the page is served from; a reader meanwhile finds the old page or none."""
     shutil.rmtree(STATIC, ignore_errors=True)
     shutil.copytree(made, STATIC, dirs_exist_ok=True)
 
