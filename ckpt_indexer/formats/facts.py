@@ -27,12 +27,8 @@ class MonitorState(msgspec.Struct):
     save_top_k: int | None = None
     save_last: bool | str | None = None
     current_score: float | None = None
-    best_model_score: float | None = None
     best_model_path: str | None = None
-    kth_best_model_path: str | None = None
-    kth_value: float | None = None
     last_model_path: str | None = None
-    dirpath: str | None = None
     best_k_models: dict[str, float] = {}  # path -> score
 
 
@@ -124,7 +120,6 @@ class DeepFacts(msgspec.Struct):
     """What reading every byte of a checkpoint gives."""
 
     damages: list[Damage] = []  # the first ones
-    damages_total: int = 0
     problem: Problem | None = None  # the first damage, or why it could not be read to its end
     readable: Readable | None = None  # of a damaged archive
     digest: str | None = None  # of the whole file, where it has bytes that no checksum of its own covers

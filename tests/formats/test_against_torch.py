@@ -130,11 +130,8 @@ def judged(root: Any) -> dict[str, Any]:
             for key, state in (callbacks.items() if isinstance(callbacks, dict) else ())
         ],
         "monitors": [
-            {
-                name: plain(state.get(name)) or None
-                for name in (*("monitor", "best_model_path", "last_model_path", "kth_best_model_path", "dirpath"),)
-            }
-            | {name: _number(state.get(name)) for name in ("best_model_score", "current_score", "kth_value")}
+            {name: plain(state.get(name)) or None for name in ("monitor", "best_model_path", "last_model_path")}
+            | {name: _number(state.get(name)) for name in ("current_score",)}
             | {"best_k_models": {path: _number(score) for path, score in state.get("best_k_models", {}).items()}}
             for state in callbacks.values()
             if isinstance(state, dict) and "best_model_path" in state
@@ -157,10 +154,7 @@ def told(facts: Facts) -> dict[str, Any]:
         "monitors": [
             {
                 name: getattr(m, name)
-                for name in (
-                    *("monitor", "best_model_path", "last_model_path", "kth_best_model_path", "dirpath"),
-                    *("best_model_score", "current_score", "kth_value", "best_k_models"),
-                )
+                for name in ("monitor", "best_model_path", "last_model_path", "current_score", "best_k_models")
             }
             for m in facts.monitors
         ],

@@ -315,12 +315,8 @@ def _monitor_state(parameters: dict[str, Any], state: dict[str, Any]) -> Monitor
         save_top_k=parameter("save_top_k", int),
         save_last=parameter("save_last", bool, str),
         current_score=number_of("current_score"),
-        best_model_score=number_of("best_model_score"),
         best_model_path=text_of("best_model_path"),
-        kth_best_model_path=text_of("kth_best_model_path"),
-        kth_value=number_of("kth_value"),
         last_model_path=text_of("last_model_path"),
-        dirpath=text_of("dirpath"),
         best_k_models={p: float(s) for p, s in scores if isinstance(s, int | float) and not isinstance(s, bool)},
     )
 

@@ -408,7 +408,6 @@ class ArchiveProof:
     # --- what came of it ---
 
     def _note(self, region: Region, record: str | None, offset: int, code: str, message: str) -> None:
-        self._facts.damages_total += 1
         if len(self._facts.damages) < DAMAGES_MAX:
             self._facts.damages.append(Damage(region, record, offset, code, message))
 
