@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+settings.register_profile("any machine", deadline=None)  # no test depends on how busy the machine is
+settings.load_profile("any machine")
 pytest.register_assert_rewrite("tests.process")
 pytest_plugins = ["tests.checkpoint_files"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,9 +57,10 @@ def test_a_plan_writes_nothing_and_says_what_is_not_known_yet(tree: Path) -> Non
     assert names(tree) == before
     apply(request(tree))
     put(tree / FOLDER / "e3.ckpt", encoded(3))
+    os.utime(tree / FOLDER / "e0.ckpt", ns=(1, 1))
     before, index = names(tree), (tree / INDEX_NAME).read_bytes()
     outcome = plan(request(tree))
-    assert (counts(outcome), outcome.written) == ((6, 3, 2, 1, 1, 5), [f"{FOLDER}/e3.ckpt"])
+    assert (counts(outcome), outcome.written) == ((6, 2, 2, 2, 2, 4), [f"{FOLDER}/e0.ckpt", f"{FOLDER}/e3.ckpt"])
     assert counts(plan(request(tree, force=True)))[4] == 6
     assert (names(tree), (tree / INDEX_NAME).read_bytes()) == (before, index)
 

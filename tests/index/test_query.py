@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckpt_indexer.errors import QueryInvalid
-from ckpt_indexer.index.query import Order, Query, parse_columns, parse_filter, parse_order, select, value_of
+from ckpt_indexer.index.query import (
+    Order,
+    Query,
+    comparable,
+    parse_columns,
+    parse_filter,
+    parse_order,
+    select,
+    value_of,
+)
 from ckpt_indexer.model import Entry, Monitor, Problem
 from tests.index import entries
 from tests.index.entries import entry
@@ -128,6 +137,11 @@ def test_a_column_that_is_none_says_why(text: str, column: str, reason: str) -> 
     with pytest.raises(QueryInvalid) as raised:
         parse_columns(text)
     assert raised.value.fields == {"what": "column", "text": column, "reason": reason}
+
+
+def test_values_of_different_kinds_are_compared_as_texts() -> None:
+    assert comparable([10, "9", None, math.nan]) == ["10", "9", None, None]
+    assert comparable([10, 9.5, None, True]) == [10, 9.5, None, True]
 
 
 _FIELDS = st.sampled_from(
