@@ -21,7 +21,7 @@ from ckpt_indexer.passes.folders import check_folder
 from ckpt_indexer.passes.judge import SidecarSettings, is_enough, judge
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.sandbox.worker import YamlFacts
+from ckpt_indexer.formats.facts import YamlFacts
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of, opened_file
 
