@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ckpt_indexer.formats.facts import YamlFacts
 from ckpt_indexer.metadata.sidecar import HEAD
 from ckpt_indexer.model import OtherSidecar
 from ckpt_indexer.passes.act import act
@@ -21,7 +22,6 @@ from ckpt_indexer.passes.folders import check_folder
 from ckpt_indexer.passes.judge import SidecarSettings, is_enough, judge
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.sandbox.owner import Reader
-from ckpt_indexer.formats.facts import YamlFacts
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of, opened_file
 
