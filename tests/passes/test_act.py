@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckpt_indexer import paths
+from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.metadata.schema import Document, Indexer
 from ckpt_indexer.metadata.sidecar import encode_sidecar
@@ -16,7 +17,6 @@ from ckpt_indexer.model import OtherSidecar, Problem
 from ckpt_indexer.passes.act import Examined, act, remove_sidecars
 from ckpt_indexer.passes.evidence import Sidecar
 from ckpt_indexer.passes.judge import Action, SecondName, SidecarSettings, Verdict
-from ckpt_indexer.sandbox.plain_yaml import YAML_MAX
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
