@@ -1,8 +1,8 @@
-"""What is wrong with a checkpoint: the quick check, which reads its header only.
+"""A checkpoint that is a folder: the headers of its files read into the same facts that one file gives.
 
-It holds the container, the pickle, the state dict and the records' lengths against each other. A finding is a problem
-(the checkpoint cannot be used) or a warning (it can, but something that belongs to it is missing). Which checkpoints
-there are is the caller's knowledge.
+Knows what torch.distributed.checkpoint, Lightning and DeepSpeed write as a folder. Promises that each file on the
+checkpoint's own list is held against what is there: one that is missing or too short is a problem, for the checkpoint
+cannot be used then. Nothing is opened through a link. Which folders are checkpoints is the caller's knowledge.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def problem_of(error: OSError) -> Problem:
 
 
 def check_folder(root: str, path: str, reader: Reader) -> Facts:
-    """Read the headers of a checkpoint that is a folder, and hold its own list of files against what is there."""
+    """Read the checkpoint at *path* below *root*; what is wrong with it becomes the facts' problem."""
     format_: Format = "unknown"
     try:
         with opened_folder(root, path) as folder:
