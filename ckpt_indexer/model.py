@@ -166,7 +166,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
             self.status, self.problem = "ok", None
 
     def metric(self, name: str) -> float | None:
-        """Give a metric as a float (NaN and infinities included), ``None`` where it is not known."""
+        """Return a metric as a float (NaN and infinities included), ``None`` where it is not known."""
         return to_float(self.metrics.get(name))
 
 

@@ -61,7 +61,7 @@ def to_path(key: Key) -> RelPath: ...
 @overload
 def to_path(key: str) -> str: ...
 def to_path(key: str) -> str:
-    r"""Give back the path that ``to_key`` was given.
+    r"""Return the path that ``to_key`` was given.
 
     >>> to_path('a\\\\b\\xff') == "a\\b\udcff"
     True
@@ -72,7 +72,7 @@ def to_path(key: str) -> str:
 
 
 def is_suffix(suffix: str) -> bool:
-    """Say whether *suffix* may mark checkpoints.
+    """Return whether *suffix* may mark checkpoints.
 
     >>> is_suffix(".pt"), is_suffix(".pth.tar"), is_suffix("pt"), is_suffix(""), is_suffix(".yaml")
     (True, True, False, False, False)
@@ -85,7 +85,7 @@ def is_checkpoint(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether this project made the name for a file that is not finished."""
+    """Return whether this project made the name for a file that is not finished."""
     return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
@@ -157,7 +157,7 @@ def place_of(key: str) -> Place:
 
 
 def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
-    """Name what an event at *path* (relative to the root) is about: the path to look at, ``None`` for nothing.
+    """Return what an event at *path* (relative to the root) is about: the path to scan, ``None`` for nothing.
 
     A sidecar stands for its checkpoint, a file inside a sharded checkpoint for that folder, a config file for the
     folder whose checkpoints it describes. The empty path is the whole root. A path without one of these names is
@@ -186,7 +186,7 @@ def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
 
 
 def subject_of_folder(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """Name what an event about the folder at *path* is about: itself, but for the folders that belong to something.
+    """Return what an event about the folder at *path* is about: itself, but for the folders that belong to something.
 
     >>> subject_of_folder("a/b"), subject_of_folder("a/.hydra"), subject_of_folder("a/s.ckpt/rank0")
     ('a/b', 'a', 'a/s.ckpt')
@@ -209,5 +209,5 @@ def ancestors(path: str) -> list[str]:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Say whether *path* is *folder* or stands below it; everything is below ``""``."""
+    """Return whether *path* is *folder* or stands below it; everything is below ``""``."""
     return not folder or path == folder or path.startswith(folder + "/")

@@ -79,7 +79,7 @@ def environment_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], config_file: str | os.PathLike[str] | None
 ) -> Settings:
-    """Put the settings together; values that are ``None`` in *flags* were not given.
+    """Merge the settings; values that are ``None`` in *flags* were not given.
 
     Raises:
         SettingInvalid: a file cannot be read, a key is unknown, or a value is out of its range.

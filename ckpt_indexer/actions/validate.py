@@ -237,7 +237,7 @@ class _Run:
         return self._proofs[place]
 
     def _report(self, offset: int) -> None:
-        """Tell how far the run is, with *offset* bytes of the file at hand."""
+        """Report how far the run is, with *offset* bytes of the file at hand."""
         self._on_progress(self._finished + (offset if self._plan.is_in_bytes else 0), self._total)
 
     def _candidates(self, root: str) -> Iterator[Candidate]:

@@ -221,7 +221,7 @@ class Api:
             return _fail(503, str(error), {"retry-after": "1"})
 
     async def _table(self) -> Table:
-        """Give the index as it is now.
+        """Return the index as it is now.
 
         Raises:
             StoreError, RootUnusable: there is none that can be read.
@@ -266,7 +266,7 @@ class Api:
         search: _Search = "",
         filters: _Filters = [],  # noqa: B006
     ) -> Response:
-        """Give all checkpoints that the query finds as CSV. Texts that a spreadsheet would run begin with `'`."""
+        """Return all checkpoints that the query finds as CSV. Texts that a spreadsheet would run begin with `'`."""
         query = _query(sort_by, sort_order, filters, search)
         table = await self._table()
         headers = {
@@ -288,7 +288,7 @@ class Api:
         search: _Search = "",
         filters: _Filters = [],  # noqa: B006
     ) -> Response:
-        """Give all checkpoints as server-sent events: `batch` after `batch`, then `complete`."""
+        """Send all checkpoints as server-sent events: `batch` after `batch`, then `complete`."""
         query = _query(sort_by, sort_order, filters, search)
         pieces = iter_batches(self.follower, query, limit=limit, batch_size=batch_size)
         return self._stream("stream_checkpoints", pieces)
@@ -298,7 +298,7 @@ class Api:
         since: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="The last generation seen.")] = None,
         last_event_id: Annotated[str | None, Header(pattern="^[0-9]{0,19}$")] = None,
     ) -> Response:
-        """Give what changes as server-sent events: `ready`, `change` or `resync`; their ids are generations."""
+        """Send what changes as server-sent events: `ready`, `change` or `resync`; their ids are generations."""
         if last_event_id:
             since = int(last_event_id)
         await self._table()
@@ -307,7 +307,7 @@ class Api:
     async def get_checkpoint(
         self, key: Annotated[str, Path(description="The checkpoint's key: its path relative to the root.")]
     ) -> Response:
-        """Give an entry, and the document of its sidecar."""
+        """Return an entry, and the document of its sidecar."""
         table = await self._table()
         raw = table.get(key)
         if raw is None:
@@ -332,7 +332,7 @@ class Api:
         ],
         differences: Annotated[bool, Query(description="Only rows that differ.")] = False,  # noqa: FBT002
     ) -> Response:
-        """Put checkpoints side by side: what they are, metrics, model, hyper-parameters."""
+        """Return checkpoints side by side: what they are, metrics, model, hyper-parameters."""
         table = await self._table()
         raws = [table.get(key) for key in keys]
         if None in raws:
@@ -358,7 +358,7 @@ class Api:
         return _json(request, body, _tag(table, "list_older", request))
 
     async def stream_older(self, limit: Annotated[int | None, Query(ge=1, le=older.LIMIT_MAX)] = None) -> Response:
-        """Give the same records as server-sent events: `batch` after `batch`, then `complete`."""
+        """Send the same records as server-sent events: `batch` after `batch`, then `complete`."""
         pieces = iter_batches(
             self.follower, older.QUERY, limit=limit, batch_size=OLDER_BATCH_SIZE,
             encode=lambda raw: older.encode_record(raw, self._name),
@@ -368,7 +368,7 @@ class Api:
     # --- health ---
 
     async def get_health(self) -> Response:
-        """Say how the catalog is: `unhealthy` (503) without an index, `degraded` if it may be behind the disk."""
+        """Return how the catalog is: `unhealthy` (503) without an index, `degraded` if it may be behind the disk."""
         table, error = await self.follower.fresh(), self.index.error
 
         account = await self.follower.read(lambda: read_account(self.index.root))
@@ -393,11 +393,11 @@ class Api:
         return Response(body, status_code=503 if error else 200, headers={**_JSON, "cache-control": "no-store"})
 
     async def get_alive(self) -> Response:
-        """Say that the server answers, whatever the index is like."""
+        """Answer that the server works, whatever the index is like."""
         return Response(b'{"status":"ok"}', headers={**_JSON, "cache-control": "no-store"})
 
     async def get_metrics(self) -> Response:
-        """Give the figures for Prometheus."""
+        """Return the figures for Prometheus."""
         from ckpt_indexer.web.metrics import CONTENT_TYPE, encode_metrics
 
         table = await self.follower.fresh()
@@ -439,13 +439,13 @@ def _query(sort_by: str, sort_order: str, filters: list[str], search: str) -> qu
 
 
 def _tag(table: Table, route: str, request: Request) -> str:
-    """Name an answer: the same for the same query of the same file."""
+    """Return the tag of an answer: the same for the same query of the same file."""
     asked = f"{table.identity} {route} ".encode() + request.scope["query_string"]
     return f'W/"g{table.generation}-{hashlib.blake2b(asked, digest_size=8).hexdigest()}"'
 
 
 def _is_known(header: str, tag: str) -> bool:
-    """Say whether the client has the answer (RFC 9110, 13.1.2: weak comparison)."""
+    """Return whether the client has the answer (RFC 9110, 13.1.2: weak comparison)."""
     return header == tag or tag[2:] in (part.strip().removeprefix("W/") for part in header.split(","))
 
 
@@ -486,7 +486,7 @@ def _fail(status: int, detail: str, headers: dict[str, str] | None = None) -> Re
 
 
 def _sentence(error: RequestValidationError | CkptIndexerError) -> str:
-    """Say what is wrong with the first wrong parameter."""
+    """Write in one sentence what is wrong with the first wrong parameter."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     where = [str(part) for part in first.get("loc", ())[1:]]
     return f"{'.'.join(where) or 'request'}: {first.get('msg', error)}"

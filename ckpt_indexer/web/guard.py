@@ -80,7 +80,7 @@ class Guard:
     def _refusal(
         self, scope: Scope, headers: dict[bytes, bytes]
     ) -> tuple[int, str, tuple[tuple[bytes, bytes], ...]] | None:
-        """Say why a request may not pass; ``None`` if it may."""
+        """Return why a request may not pass; ``None`` if it may."""
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > TARGET_MAX:
             return 414, f"the address is longer than {TARGET_MAX} bytes", ()
         if not self._is_own_host(headers.get(b"host", b"")):
@@ -114,12 +114,12 @@ class Guard:
 
 
 def is_public(path: str) -> bool:
-    """Say whether anybody may have it: the page's own files, which hold no data, and the sign of life."""
+    """Return whether anybody may read a path: the page's own files, which hold no data, and the sign of life."""
     return path in ("/", "/healthz", "/favicon.ico") or path.startswith("/assets/")
 
 
 def _is_address(name: str) -> bool:
-    """Say whether a host is an address: no name can be made to point elsewhere, so there is nothing to rebind."""
+    """Return whether a host is an address: no name can be made to point elsewhere, so there is nothing to rebind."""
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:

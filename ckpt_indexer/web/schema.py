@@ -16,7 +16,7 @@ from ckpt_indexer.web import older
 
 
 def _type_of(kind: Any) -> Any:
-    """Give the type with pydantic models in place of structs."""
+    """Return the type with pydantic models in place of structs."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return model_of(kind)
     arguments = tuple(_type_of(argument) for argument in get_args(kind))

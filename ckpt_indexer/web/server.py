@@ -38,7 +38,7 @@ _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def listen(settings: ServerSettings) -> socket.socket:
-    """Take the port, before anything else is done for the server.
+    """Bind the port, before anything else is done for the server.
 
     Raises:
         AddressTaken: somebody else has it, or there is no such address here.

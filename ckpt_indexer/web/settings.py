@@ -92,7 +92,7 @@ NOT_FLAGS = frozenset({"token"})
 def load_server_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], config_file: str | os.PathLike[str] | None
 ) -> ServerSettings:
-    """Put the settings together; values that are ``None`` in *flags* were not given.
+    """Merge the settings; values that are ``None`` in *flags* were not given.
 
     Raises:
         SettingInvalid: a file cannot be read, a key is unknown, a value is out of its range, or an address that others

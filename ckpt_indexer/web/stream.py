@@ -39,7 +39,7 @@ async def iter_batches(
     follower: Follower, query: Query, *, limit: int | None, batch_size: int,
     encode: Callable[[msgspec.Raw], bytes | None] = bytes,
 ) -> AsyncIterator[bytes]:  # fmt: skip
-    """Give the entries of a query: those that are there at the start, each as it stands when its turn comes.
+    """Iterate over the entries of a query: those that are there at the start, each as it stands when its turn comes.
 
     *encode* makes of an encoded entry what is sent, or ``None`` for nothing.
     """
@@ -72,7 +72,7 @@ def _encode_batch(cursor: Cursor, size: int, encode: Callable[[msgspec.Raw], byt
 
 
 async def iter_changes(follower: Follower, since: int | None) -> AsyncIterator[bytes]:
-    """Give what changes from now on, or after a generation; ends when the server does."""
+    """Iterate over what changes from now on, or after a generation; ends when the server does."""
     yield b"retry: %d\n\n" % RETRY_MS
     async with follower.listening():
         await follower.fresh()
@@ -103,7 +103,7 @@ def _begin(index: FollowedIndex, since: int | None) -> tuple[_Seen, bytes]:
 
 
 def _tell(index: FollowedIndex, since: int | None) -> tuple[_Seen, bytes]:
-    """Say what changed since a generation: nothing, a change, or that all has to be loaded anew."""
+    """Encode what changed since a generation: nothing, a change, or that all has to be loaded anew."""
     epoch = index.epoch
     delta = None if since is None else index.since(since)
     table = index.table if delta is None else delta.table
