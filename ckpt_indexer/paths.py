@@ -157,7 +157,7 @@ def place_of(key: str) -> Place:
 
 
 def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
-    """Name what an event at *path* (relative to the root) is about: the path to look at, ``None`` for nothing.
+    """Return what an event at *path* (relative to the root) is about: the path to scan, ``None`` for nothing.
 
     A sidecar stands for its checkpoint, a file inside a sharded checkpoint for that folder, a config file for the
     folder whose checkpoints it describes. The empty path is the whole root. A path without one of these names is
@@ -186,7 +186,7 @@ def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
 
 
 def subject_of_folder(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """Name what an event about the folder at *path* is about: itself, but for the folders that belong to something.
+    """Return what an event about the folder at *path* is about: itself, but for the folders that belong to something.
 
     >>> subject_of_folder("a/b"), subject_of_folder("a/.hydra"), subject_of_folder("a/s.ckpt/rank0")
     ('a/b', 'a', 'a/s.ckpt')

@@ -438,7 +438,7 @@ def _query(sort_by: str, sort_order: str, filters: list[str], search: str) -> qu
 
 
 def _tag(table: Table, route: str, request: Request) -> str:
-    """Name an answer: the same for the same query of the same file."""
+    """Return the tag of an answer: the same for the same query of the same file."""
     asked = f"{table.identity} {route} ".encode() + request.scope["query_string"]
     return f'W/"g{table.generation}-{hashlib.blake2b(asked, digest_size=8).hexdigest()}"'
 
