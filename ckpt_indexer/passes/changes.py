@@ -15,7 +15,7 @@ class Changes:
 
     def __init__(self, *, may_remove: bool = True) -> None:
         """Without *may_remove* no key is ever taken out: what is gone keeps its entry."""
-        self.may_remove = may_remove
+        self._may_remove = may_remove
         self.entries: dict[str, Entry] = {}
         self.removed: set[str] = set()
         self.has_news = False  # somebody may wait for them: more than checkpoints that are being written
@@ -32,7 +32,7 @@ class Changes:
     def remove(self, key: str) -> None:
         """Add a key that is to be removed; the index has it."""
         self.entries.pop(key, None)
-        if self.may_remove:
+        if self._may_remove:
             self.removed.add(key)
             self.has_news = True
 

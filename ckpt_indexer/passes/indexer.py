@@ -168,7 +168,7 @@ class Indexer:
             self._invalidate_unreadable(snapshot.found)
         plan = reconcile(snapshot, self.known.stamps, places, self.store.suffixes)
         self._plan(snapshot.found if force else plan.read, force=force)
-        for key in plan.remove if self._changes.may_remove else ():
+        for key in plan.remove:
             self._forget(key)
         self._outdate_vanished(snapshot, places)
         if self._orphans is not None:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from ckpt_indexer import read_index
+from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
 from tests.index.entries import entry
 from tests.passes.doubles import Clock, Examiner, Held, make_indexer
@@ -165,6 +166,22 @@ def test_an_entry_that_is_again_what_the_index_says_is_not_written(
             indexer.run_for()
             assert indexer.is_dirty is (state == "corrupt")
         assert (indexer.commit(), indexer.store.generation) == (None, generation)
+
+
+def test_what_was_compared_when_it_was_found_is_not_compared_again_to_be_written(
+    tmp_path: Path, examiner: Examiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "a.ckpt", "b.ckpt")
+    with make_indexer(monkeypatch, tmp_path, examiner) as indexer:
+        index(indexer)
+        put(tmp_path, "a.ckpt", data=b"more")
+        indexer.scan_and_plan()
+        indexer.run_for()
+        with monkeypatch.context() as patch:
+            patch.setattr(codec, "decode_entry", lambda _: pytest.fail("decoded again"))
+            committed = indexer.commit()
+    assert committed is not None
+    assert committed.keys == ["a.ckpt"]
 
 
 def test_an_executor_that_is_lent_is_used_and_left(

@@ -72,7 +72,7 @@ def test_what_is_due_and_comes_to_nothing_is_due_again_after_the_same_wait() -> 
 def test_one_reading_once_has_a_wait_of_its_own() -> None:
     retries = Retries()
     retries.plan_once("x", 0.05, 10.0)
-    assert (retries.due_s(), retries.pop_due(10.05)) == (10.05, ["x"])
+    assert (retries.due_s(), retries.pop_due(10.05), "x" in retries) == (10.05, ["x"], True)
     retries.drop("x")
     assert (retries.due_s(), "x" in retries) == (float("inf"), False)
     retries.plan_once("now", 0.0, 10.0)
