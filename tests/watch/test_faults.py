@@ -237,7 +237,7 @@ def nursery(root: Path) -> Iterator[Callable[[], int]]:
         orders.close()
 
 
-@pytest.mark.parametrize("rounds", [300, pytest.param(2_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [150, pytest.param(2_000, marks=pytest.mark.soak)])
 def test_a_daemon_killed_at_any_moment_leaves_a_whole_index_and_its_successor_is_right(
     tree: Path, sample: bytes, rounds: int
 ) -> None:
