@@ -147,6 +147,15 @@ def test_names_are_those_of_the_field() -> None:
     assert [name for name in functions if name.lstrip("_").startswith(BANNED_VERBS)] == []
 
 
+def test_a_public_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module.name)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_docstrings_begin_with_a_verb_of_the_field() -> None:
     begins = [
         f"{module.name}: {text.splitlines()[0]}"

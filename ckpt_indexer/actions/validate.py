@@ -62,7 +62,7 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ValidationPlan:
     """What is to be checked, and what need not be."""
 
     request: Validate
@@ -98,7 +98,7 @@ class Validation:
         return [result for result in self.results if result.status != "ok"]
 
 
-def plan(request: Validate) -> Plan:
+def plan(request: Validate) -> ValidationPlan:
     """Find the checkpoints and decide what has to be read; read none, and write nothing.
 
     Raises:
@@ -123,11 +123,11 @@ def plan(request: Validate) -> Plan:
             held[target.shown] = recalled(previous)
         else:
             todo.append((_rank(previous, request.level), target.shown))
-    return Plan(request, tuple(targets.values()), tuple(targets[shown] for _, shown in sorted(todo)), held)
+    return ValidationPlan(request, tuple(targets.values()), tuple(targets[shown] for _, shown in sorted(todo)), held)
 
 
 def apply(
-    plan: Plan,
+    plan: ValidationPlan,
     *,
     on_progress: Callable[[int, int], object] = lambda _done, _total: None,
     on_unkept: Callable[[str], object] = lambda _reason: None,
@@ -162,7 +162,7 @@ class _Ledgers(dict[str, Ledger]):
 class _Run:
     """One run over a plan."""
 
-    def __init__(self, plan: Plan, on_progress: Callable[[int, int], object]) -> None:
+    def __init__(self, plan: ValidationPlan, on_progress: Callable[[int, int], object]) -> None:
         self._plan = plan
         self._on_progress = on_progress
         self._total = plan.total

@@ -141,7 +141,7 @@ class YamlFacts(msgspec.Struct):
     is_unread: bool = False  # the disk failed: the error says nothing about the document
 
 
-class Row(msgspec.Struct, array_like=True):
+class LoggedRow(msgspec.Struct, array_like=True):
     """What was logged at once, under Lightning's count of steps."""
 
     epoch: int
@@ -158,5 +158,5 @@ class RunLog(msgspec.Struct):
     name: str | None = None  # for people; not unique
     started_ns: int | None = None  # since 1970
     config: dict[str, Any] = {}  # plain data
-    rows: list[Row] = []  # those with an epoch and a step, in the file's order
+    rows: list[LoggedRow] = []  # those with an epoch and a step, in the file's order
     is_unread: bool = False  # the disk failed: this says nothing about the run

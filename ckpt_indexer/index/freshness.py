@@ -32,7 +32,7 @@ QUEUE_MAX = 32  # requests that wait for something to be computed
 _Value = TypeVar("_Value")
 
 
-class Follower:
+class Refresher:
     """Keeps a followed index up to date for one event loop."""
 
     def __init__(self, index: FollowedIndex) -> None:

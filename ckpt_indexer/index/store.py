@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
 
 
-class Outcome(NamedTuple):
+class CommitOutcome(NamedTuple):
     """What a commit did."""
 
     changed: list[str]  # keys whose entries really changed or went
@@ -138,7 +138,7 @@ class Store:
         with self._file.locked() as folder:
             return self._load(folder)
 
-    def commit(self, changed: Iterable[Entry], removed: Iterable[str] = (), *, compared: bool = False) -> Outcome:
+    def commit(self, changed: Iterable[Entry], removed: Iterable[str] = (), *, compared: bool = False) -> CommitOutcome:
         """Add entries, remove keys, and write the index once, or not at all if it says all that already.
 
         The entries' ``generation`` and ``indexed_at`` are set here. *compared* says that each of *changed* differs from
@@ -170,7 +170,7 @@ class Store:
                 self._write(folder, new, generation, now)
             else:
                 self._file.sync(folder)
-            return Outcome(list(new), contested)
+            return CommitOutcome(list(new), contested)
 
     def _says(self, entry: Entry) -> bool:
         """Return whether the index says what *entry* does."""

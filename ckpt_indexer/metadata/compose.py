@@ -22,7 +22,7 @@ from ckpt_indexer.metadata.schema import (
     Checkpointing,
     Document,
     DocumentProblem,
-    Indexer,
+    IndexerPart,
     Metrics,
     Model,
     Source,
@@ -134,7 +134,7 @@ def compose(
 
 def _indexer_part(
     tiers: _Tiers, fingerprint: Fingerprint, sources: dict[str, Source], score: float | None, score_of: TwinPart | None
-) -> Indexer:
+) -> IndexerPart:
     """Build what stands under ``indexer``: *sources* of the other parts, the score, the facts that have no part."""
     facts, problem = tiers.facts, tiers.facts.problem
     source: Tier = "checkpoint"
@@ -142,7 +142,7 @@ def _indexer_part(
         source = "embedded"
     elif problem is not None and tiers.config is not None:
         source = "config"
-    return Indexer(
+    return IndexerPart(
         version=__version__,
         rules=RULES,
         fingerprint=fingerprint,

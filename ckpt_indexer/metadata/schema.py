@@ -128,7 +128,7 @@ class TwinPart(_Part):
     is_selected: bool = False
 
 
-class Indexer(_Part):
+class IndexerPart(_Part):
     """What ckpt-indexer adds, and by which it knows a sidecar of its own."""
 
     version: Text  # of ckpt-indexer
@@ -170,4 +170,4 @@ class Document(_Part):
     checkpointing: Checkpointing = Field(default_factory=Checkpointing)
     hydra_config_path: str | None = None
     wandb_run_id: Text | None = None
-    indexer: Indexer | None = None  # absent in sidecars that something else wrote
+    indexer: IndexerPart | None = None  # absent in sidecars that something else wrote

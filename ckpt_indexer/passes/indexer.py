@@ -22,7 +22,7 @@ from ckpt_indexer.model import Problem
 from ckpt_indexer.passes.changes import Changes
 from ckpt_indexer.passes.examine import Examined, Examiner
 from ckpt_indexer.passes.in_flight import InFlight
-from ckpt_indexer.passes.known import Known, Reason
+from ckpt_indexer.passes.known import Cause, Known
 from ckpt_indexer.passes.orphans import Orphans
 from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile
 from ckpt_indexer.passes.retries import Retries, retry_kind
@@ -231,7 +231,7 @@ class Indexer:
         """Return the places to scan because of what somebody else wrote into the index's file."""
         unverified = self.store.pop_unverified()
         for key in unverified.older & self.known.stamps.keys():
-            self.known.invalidate(key, Reason.OLDER)
+            self.known.invalidate(key, Cause.OLDER)
         return {""} if len(unverified.keys) > SINGLE_CHECKS_MAX else _paths_of(unverified.keys)
 
     def retry_due_s(self) -> float:
@@ -243,7 +243,7 @@ class Indexer:
         due = self._retries.pop_due(self._clock())
         for key in due:
             if key in self.known.stamps:
-                self.known.invalidate(key, Reason.RETRY)
+                self.known.invalidate(key, Cause.RETRY)
             else:
                 self._retries.drop(key)
         return _paths_of(due)
@@ -278,7 +278,7 @@ class Indexer:
         discarded = self._changes.discard(contested) | contested & self._in_flight.keys
         self._in_flight.outdate(discarded)
         for key in discarded:
-            self.known.invalidate(key, Reason.CONTESTED)
+            self.known.invalidate(key, Cause.CONTESTED)
         return discarded
 
     def _plan(self, found: Mapping[str, Found], *, force: bool) -> None:
@@ -291,7 +291,7 @@ class Indexer:
         """Invalidate what could not be read and something happened to; the next retry may be minutes away."""
         for key in found:
             if self.known.statuses.get(key) == "unreadable" and key in self._retries:
-                self.known.invalidate(key, Reason.UNREADABLE)
+                self.known.invalidate(key, Cause.UNREADABLE)
 
     def _outdate_vanished(self, snapshot: Snapshot, places: Collection[str]) -> None:
         """Drop what will come of checkpoints that are gone while they are being examined."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.model import Entry, TwinScore
 
 
-class Reason(enum.Enum):
+class Cause(enum.Enum):
     """Why an entry has to be made again although its stamp may say that nothing changed."""
 
     CONTESTED = "another writer changed it too, and nobody knows who read the disk later"
@@ -37,7 +37,7 @@ class Reason(enum.Enum):
     @property
     def outdates_sidecar(self) -> bool:
         """Whether our own sidecar is outdated too, although it is about the same files."""
-        return self in (Reason.RUN, Reason.TWIN)
+        return self in (Cause.RUN, Cause.TWIN)
 
 
 class Known:
@@ -63,7 +63,7 @@ class Known:
             self._set(entry, shared)
             self._twins.add(entry)
         for key in self._twins.stale():
-            self.invalidate(key, Reason.TWIN)
+            self.invalidate(key, Cause.TWIN)
 
     def record(self, entry: Entry) -> None:
         """Remember what a new entry says; twins whose score is another one by it are to be scanned again."""
@@ -77,7 +77,7 @@ class Known:
         self._distrusted.discard(key)
         self._outdate_twins(self._twins.forget(key))
 
-    def invalidate(self, key: str, reason: Reason) -> None:
+    def invalidate(self, key: str, reason: Cause) -> None:
         """Mark the checkpoint at *key* to be read again when it is next scanned, or taken out if it is gone."""
         self.stamps[key] = None
         if reason.outdates_sidecar:
@@ -107,7 +107,7 @@ class Known:
         keys = list(itertools.islice(self._renewals, count_max))
         for key in keys:
             del self._renewals[key]
-            self.invalidate(key, Reason.RENEWAL)
+            self.invalidate(key, Cause.RENEWAL)
         return keys
 
     @property
@@ -119,7 +119,7 @@ class Known:
         """Return, and invalidate, the keys of a run's checkpoints."""
         keys = [key for key, its_run in self._runs.items() if its_run == run_id]
         for key in keys:
-            self.invalidate(key, Reason.RUN)
+            self.invalidate(key, Cause.RUN)
         return keys
 
     def keys_with_inode(self, inodes: Collection[int]) -> list[str]:
@@ -149,7 +149,7 @@ class Known:
 
     def _outdate_twins(self, keys: Collection[str]) -> None:
         for key in keys:
-            self.invalidate(key, Reason.TWIN)
+            self.invalidate(key, Cause.TWIN)
         self._rescans.update(keys)
 
 

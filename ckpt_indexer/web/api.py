@@ -30,7 +30,7 @@ from ckpt_indexer.index import codec, compare, summary
 from ckpt_indexer.index import query as queries
 from ckpt_indexer.index.columns import Table
 from ckpt_indexer.index.follow import FollowedIndex
-from ckpt_indexer.index.freshness import Follower
+from ckpt_indexer.index.freshness import Refresher
 from ckpt_indexer.web import older, pages, schema, spreadsheet
 from ckpt_indexer.web.sidecars import Sidecars
 from ckpt_indexer.web.stream import PiecewiseResponse, begin_cursor, iter_batches, iter_changes
@@ -101,15 +101,15 @@ class Api:
         self._folder = paths.to_key(os.path.abspath(root))
         self._name = self._folder.rpartition("/")[2]
         self._has_older = older
-        self._running: Follower | None = None
+        self._running: Refresher | None = None
         self.router = APIRouter(route_class=_Route, lifespan=self._lifespan, tags=["checkpoints"])
         self._add_routes()
 
     @property
-    def follower(self) -> Follower:
-        """The follower of the event loop that runs; made when first needed: an application may do without lifespans."""
+    def refresher(self) -> Refresher:
+        """The refresher of the event loop that runs; made when first needed: not every application has a lifespan."""
         if self._running is None:
-            self._running = Follower(self.index)
+            self._running = Refresher(self.index)
         return self._running
 
     def preload(self) -> None:
@@ -132,10 +132,10 @@ class Api:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         try:
             if self._has_older:
-                # By the follower, whose patience has an end: a disk that hangs must not keep the application from
+                # By the refresher, whose patience has an end: a disk that hangs must not keep the application from
                 # starting.
-                await self.follower.fresh()
-                await self.follower.work(self._prepare)
+                await self.refresher.fresh()
+                await self.refresher.work(self._prepare)
             yield
         finally:
             if self._running is not None:
@@ -205,7 +205,7 @@ class Api:
     ) -> Response:
         try:
             if route in _CACHED and "if-none-match" in request.headers:
-                table = await self.follower.fresh()
+                table = await self.refresher.fresh()
                 tag = _tag(table, route, request)
                 if self.index.error is None and _is_known(request.headers["if-none-match"], tag):
                     return Response(status_code=304, headers={"etag": tag, **_REVALIDATE})
@@ -226,7 +226,7 @@ class Api:
             StoreError, RootUnusable: there is none that can be read.
 
         """
-        table = await self.follower.fresh()
+        table = await self.refresher.fresh()
         if self.index.error is not None:
             raise self.index.error
         return table
@@ -253,7 +253,7 @@ class Api:
         """List checkpoints, a page at a time. `ETag` and `If-None-Match` save what did not change."""
         query = _query(sort_by, sort_order, filters, search)
         table = await self._table()
-        rows = await self.follower.select(table, query)
+        rows = await self.refresher.select(table, query)
         window = pages.window_of(table, query, rows, page=page, page_size=page_size, token=token)
         return _json(request, pages.encode_page(table, query, rows, window), _tag(table, "list_checkpoints", request))
 
@@ -272,7 +272,7 @@ class Api:
             "etag": _tag(table, "list_as_csv", request), **_REVALIDATE,
             "content-disposition": 'attachment; filename="checkpoints.csv"',
         }  # fmt: skip
-        pieces = _iter_csv(self.follower, query)
+        pieces = _iter_csv(self.refresher, query)
         if _takes_gzip(request):
             headers["content-encoding"] = "gzip"
             pieces = _compressed(pieces)
@@ -289,7 +289,7 @@ class Api:
     ) -> Response:
         """Send all checkpoints as server-sent events: `batch` after `batch`, then `complete`."""
         query = _query(sort_by, sort_order, filters, search)
-        pieces = iter_batches(self.follower, query, limit=limit, batch_size=batch_size)
+        pieces = iter_batches(self.refresher, query, limit=limit, batch_size=batch_size)
         return self._stream("stream_checkpoints", pieces)
 
     async def stream_changes(
@@ -301,7 +301,7 @@ class Api:
         if last_event_id:
             since = int(last_event_id)
         await self._table()
-        return self._stream("stream_changes", iter_changes(self.follower, since))
+        return self._stream("stream_changes", iter_changes(self.refresher, since))
 
     async def get_checkpoint(
         self, key: Annotated[str, Path(description="The checkpoint's key: its path relative to the root.")]
@@ -312,7 +312,7 @@ class Api:
         if raw is None:
             return _fail(404, "there is no such checkpoint in the index")
         entry = codec.decode_entry(raw)
-        document = await self.follower.read(lambda: self._sidecars.read(entry.metadata_file))
+        document = await self.refresher.read(lambda: self._sidecars.read(entry.metadata_file))
         rest = {"full_path": f"{self._folder}/{key}", "metadata": document}
         return Response(bytes(raw)[:-1] + b"," + msgspec.json.encode(rest)[1:], headers=_JSON)
 
@@ -321,7 +321,7 @@ class Api:
         table = await self._table()
         body = table.kept("experiments")
         if body is None:
-            body = await self.follower.work(lambda: table.keep("experiments", summary.experiments))
+            body = await self.refresher.work(lambda: table.keep("experiments", summary.experiments))
         return _json(request, body, _tag(table, "list_experiments", request))
 
     async def compare_checkpoints(
@@ -343,7 +343,7 @@ class Api:
             rows = compare.compare(entries, documents, only_differences=differences)
             return msgspec.json.encode({"keys": keys, "rows": rows, "generation": table.generation})
 
-        return Response(await self.follower.read(read), headers=_JSON)
+        return Response(await self.refresher.read(read), headers=_JSON)
 
     # --- for front ends of an older catalogue ---
 
@@ -352,14 +352,14 @@ class Api:
     ) -> Response:
         """List usable checkpoints, newest first, as records of an older catalogue."""
         table = await self._table()
-        rows = await self.follower.select(table, older.QUERY)
-        body = await self.follower.work(lambda: older.encode_list(table, rows, self._name, limit))
+        rows = await self.refresher.select(table, older.QUERY)
+        body = await self.refresher.work(lambda: older.encode_list(table, rows, self._name, limit))
         return _json(request, body, _tag(table, "list_older", request))
 
     async def stream_older(self, limit: Annotated[int | None, Query(ge=1, le=older.LIMIT_MAX)] = None) -> Response:
         """Send the same records as server-sent events: `batch` after `batch`, then `complete`."""
         pieces = iter_batches(
-            self.follower, older.QUERY, limit=limit, batch_size=OLDER_BATCH_SIZE,
+            self.refresher, older.QUERY, limit=limit, batch_size=OLDER_BATCH_SIZE,
             encode=lambda raw: older.encode_record(raw, self._name),
         )  # fmt: skip
         return self._stream("stream_older", pieces)
@@ -368,9 +368,9 @@ class Api:
 
     async def get_health(self) -> Response:
         """Report how the catalog is: `unhealthy` (503) without an index, `degraded` if it may be behind the disk."""
-        table, error = await self.follower.fresh(), self.index.error
+        table, error = await self.refresher.fresh(), self.index.error
 
-        daemon = await self.follower.read(lambda: daemon_state.describe(self.index.root))
+        daemon = await self.refresher.read(lambda: daemon_state.describe(self.index.root))
 
         def work() -> bytes:
             counts = table.keep("counts", summary.count)
@@ -388,7 +388,7 @@ class Api:
                 "detail": None if error is None else str(error),
             })  # fmt: skip
 
-        body = await self.follower.work(work)
+        body = await self.refresher.work(work)
         return Response(body, status_code=503 if error else 200, headers={**_JSON, "cache-control": "no-store"})
 
     async def get_alive(self) -> Response:
@@ -399,9 +399,9 @@ class Api:
         """Return the figures for Prometheus."""
         from ckpt_indexer.web.metrics import CONTENT_TYPE, encode_metrics
 
-        table = await self.follower.fresh()
-        daemon = await self.follower.read(lambda: daemon_state.describe(self.index.root))
-        body = await self.follower.work(
+        table = await self.refresher.fresh()
+        daemon = await self.refresher.read(lambda: daemon_state.describe(self.index.root))
+        body = await self.refresher.work(
             lambda: encode_metrics(self.index, table.keep("counts", summary.count), daemon, self.traffic)
         )
         return Response(body, headers={"content-type": CONTENT_TYPE, "cache-control": "no-store"})
@@ -464,12 +464,12 @@ def _takes_gzip(request: Request) -> bool:
     return False
 
 
-async def _iter_csv(follower: Follower, query: queries.Query) -> AsyncIterator[bytes]:
-    metrics = await follower.work(lambda: follower.index.table.keep("metric columns", spreadsheet.metric_columns))
-    cursor = await begin_cursor(follower, query)
+async def _iter_csv(refresher: Refresher, query: queries.Query) -> AsyncIterator[bytes]:
+    metrics = await refresher.work(lambda: refresher.index.table.keep("metric columns", spreadsheet.metric_columns))
+    cursor = await begin_cursor(refresher, query)
     yield spreadsheet.encode_head(metrics)
     while cursor.has_more:
-        yield await follower.work(lambda: spreadsheet.encode_rows(cursor.fetch(spreadsheet.PIECE_ROWS), metrics))
+        yield await refresher.work(lambda: spreadsheet.encode_rows(cursor.fetch(spreadsheet.PIECE_ROWS), metrics))
 
 
 async def _compressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

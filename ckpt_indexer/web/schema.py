@@ -110,7 +110,7 @@ class DaemonReason(BaseModel):
     cure: str
 
 
-class Daemon(BaseModel):
+class DaemonHealth(BaseModel):
     """The daemon, as far as it is known."""
 
     state: str = Field(description="starting, ok, polling, degraded, or stopped.")
@@ -128,7 +128,7 @@ class CatalogHealth(BaseModel):
     timestamp: str
     generation: int
     statuses: dict[str, int]
-    daemon: Daemon
+    daemon: DaemonHealth
     recent_errors: list[ErrorNote]
     detail: str | None = Field(description="Why the index cannot be read.")
 

@@ -1,6 +1,6 @@
 """Server-sent events: all entries in batches, and changes as they come.
 
-The generators are pure over a follower: they give encoded events and know no HTTP. ``PiecewiseResponse`` is the answer
+The generators are pure over a refresher: they give encoded events and know no HTTP. ``PiecewiseResponse`` is the answer
 that sends them: it ends the moment its client leaves, and when a client takes nothing for ``STALL_S``; it keeps one
 event in memory, and never more. The form is that of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.index.changes import Delta
     from ckpt_indexer.index.columns import Table
     from ckpt_indexer.index.follow import FollowedIndex
-    from ckpt_indexer.index.freshness import Follower
+    from ckpt_indexer.index.freshness import Refresher
     from ckpt_indexer.index.query import Query
 
 STALL_S = 30.0  # a client that takes no event for so long is gone, or means harm
@@ -36,19 +36,19 @@ CHANGED_MAX = 2000  # entries in one event; more is loaded anew by the client
 
 
 async def iter_batches(
-    follower: Follower, query: Query, *, limit: int | None, batch_size: int,
+    refresher: Refresher, query: Query, *, limit: int | None, batch_size: int,
     encode: Callable[[msgspec.Raw], bytes | None] = bytes,
 ) -> AsyncIterator[bytes]:  # fmt: skip
     """Yield the entries of a query: those that are there at the start, each as it stands when its turn comes.
 
     *encode* makes of an encoded entry what is sent, or ``None`` for nothing.
     """
-    cursor = await begin_cursor(follower, query, limit=limit)
-    if follower.index.error is not None:
-        yield event({"type": "error", "error": str(follower.index.error)})
+    cursor = await begin_cursor(refresher, query, limit=limit)
+    if refresher.index.error is not None:
+        yield event({"type": "error", "error": str(refresher.index.error)})
         return
     size, sent = min(FIRST_BATCH, batch_size), 0
-    while cursor.has_more and not follower.stopped.is_set():
+    while cursor.has_more and not refresher.stopped.is_set():
         count, batch = _encode_batch(cursor, size, encode)
         size, sent = batch_size, sent + count
         yield batch
@@ -57,10 +57,10 @@ async def iter_batches(
         yield event({"type": "complete", "total": sent, "generation": cursor.generation})
 
 
-async def begin_cursor(follower: Follower, query: Query, *, limit: int | None = None) -> Cursor:
+async def begin_cursor(refresher: Refresher, query: Query, *, limit: int | None = None) -> Cursor:
     """Begin at the first entry of a query, of the index as it is now."""
-    table = await follower.fresh()
-    return Cursor(follower.index, table, await follower.select(table, query), limit=limit)
+    table = await refresher.fresh()
+    return Cursor(refresher.index, table, await refresher.select(table, query), limit=limit)
 
 
 def _encode_batch(cursor: Cursor, size: int, encode: Callable[[msgspec.Raw], bytes | None]) -> tuple[int, bytes]:
@@ -71,19 +71,19 @@ def _encode_batch(cursor: Cursor, size: int, encode: Callable[[msgspec.Raw], byt
     return len(found), b'data: {"type":"batch","checkpoints":[' + body + b"]," + msgspec.json.encode(rest)[1:] + b"\n\n"
 
 
-async def iter_changes(follower: Follower, since: int | None) -> AsyncIterator[bytes]:
+async def iter_changes(refresher: Refresher, since: int | None) -> AsyncIterator[bytes]:
     """Yield what changes from now on, or after a generation; ends when the server does."""
     yield b"retry: %d\n\n" % RETRY_MS
-    async with follower.listening():
-        await follower.fresh()
-        seen, told = _begin(follower.index, since)
-        while not follower.stopped.is_set():
+    async with refresher.listening():
+        await refresher.fresh()
+        seen, told = _begin(refresher.index, since)
+        while not refresher.stopped.is_set():
             if told:
                 yield told
-            if await follower.wait_changed(seen.identity, HEARTBEAT_S):
-                seen, told = _tell(follower.index, seen.generation if seen.epoch == follower.index.epoch else None)
+            if await refresher.wait_changed(seen.identity, HEARTBEAT_S):
+                seen, told = _tell(refresher.index, seen.generation if seen.epoch == refresher.index.epoch else None)
             else:
-                told = b"" if follower.stopped.is_set() else b": heartbeat\n\n"
+                told = b"" if refresher.stopped.is_set() else b": heartbeat\n\n"
 
 
 class _Seen(NamedTuple):

@@ -13,7 +13,7 @@ from ckpt_indexer.metadata.schema import (
     Checkpointing,
     Decoder,
     Document,
-    Indexer,
+    IndexerPart,
     Loss,
     Metrics,
     Model,
@@ -24,7 +24,7 @@ from tests.older_reader import OlderSidecar
 
 
 def document(**parts: Any) -> Document:
-    indexer = Indexer(version="0", fingerprint=(1, 2, 3))
+    indexer = IndexerPart(version="0", fingerprint=(1, 2, 3))
     return Document(
         checkpoint_path="a/b.ckpt", exp_name="a", created_at="2026-11-21T10:30:00", indexer=indexer, **parts
     )

@@ -19,7 +19,7 @@ from ckpt_indexer.metadata.schema import (
     Document,
     Encoder,
     Head,
-    Indexer,
+    IndexerPart,
     Loss,
     Metrics,
     Model,
@@ -107,7 +107,7 @@ _PARAMS = st.dictionaries(_TEXT, _PLAIN, max_size=3)
 _FLAG = st.none() | st.booleans()
 _FINGERPRINT = st.tuples(*[st.integers(0, 2**62)] * 3)
 _INDEXER = st.builds(
-    Indexer,
+    IndexerPart,
     version=_TEXT,
     fingerprint=_FINGERPRINT,
     config_fingerprint=st.none() | _FINGERPRINT,
@@ -149,7 +149,7 @@ _DOCUMENT = st.builds(
 @given(_DOCUMENT)
 @example(
     EXAMPLE.model_copy(
-        update={"indexer": Indexer(version="1", fingerprint=(1, 2, 3), hyper_parameters={"x": math.inf})}
+        update={"indexer": IndexerPart(version="1", fingerprint=(1, 2, 3), hyper_parameters={"x": math.inf})}
     )
 )
 def test_what_is_written_is_what_is_read(document: Document) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ckpt_indexer import paths
 from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.entry import bare_entry
-from ckpt_indexer.metadata.schema import Document, Indexer
+from ckpt_indexer.metadata.schema import Document, IndexerPart
 from ckpt_indexer.metadata.sidecar import encode_sidecar
 from ckpt_indexer.model import OtherSidecar, Problem
 from ckpt_indexer.passes.act import Examined, act, remove_sidecars
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 KEY = "exp/best.ckpt"
 SIDECAR, SECOND = "exp/best.ckpt.metadata.yaml", "exp/best.metadata.yaml"
-INDEXER = Indexer(version="1", fingerprint=(10, 20, 30))
+INDEXER = IndexerPart(version="1", fingerprint=(10, 20, 30))
 OURS = Document(checkpoint_path=KEY, exp_name="exp", created_at="2026-01-01T00:00:00", indexer=INDEXER)
 
 

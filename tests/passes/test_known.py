@@ -8,7 +8,7 @@ import pytest
 
 from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.model import RULES, Monitor, Problem
-from ckpt_indexer.passes.known import Known, Reason
+from ckpt_indexer.passes.known import Cause, Known
 from tests.index.entries import entry as any_entry
 
 BEST = Monitor("val/hmean", "max", 0.892)
@@ -84,13 +84,13 @@ def test_what_is_gone_leaves_nothing() -> None:
     assert not any(known.pop_distrust(each.path) for each in EVERYTHING)
 
 
-@pytest.mark.parametrize("reason", Reason)
-def test_an_invalid_stamp_counts_no_more_and_some_reasons_outdate_the_sidecar_too(reason: Reason) -> None:
+@pytest.mark.parametrize("reason", Cause)
+def test_an_invalid_stamp_counts_no_more_and_some_reasons_outdate_the_sidecar_too(reason: Cause) -> None:
     known = Known()
     known.load(iter(EVERYTHING))
     known.invalidate("ok.ckpt", reason)
     assert [key for key, stamp in known.stamps.items() if stamp is None] == ["ok.ckpt"]
-    is_outdated = reason in (Reason.RUN, Reason.TWIN)
+    is_outdated = reason in (Cause.RUN, Cause.TWIN)
     assert [known.pop_distrust("ok.ckpt"), known.pop_distrust("ok.ckpt")] == [is_outdated, False]
 
 

@@ -13,7 +13,7 @@ import yaml
 from ckpt_indexer import read_index
 from ckpt_indexer.passes.evidence import EvidenceReader
 from ckpt_indexer.passes.indexer import Indexer
-from ckpt_indexer.passes.known import Reason
+from ckpt_indexer.passes.known import Cause
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.sandbox.owner import Reader
 from tests.process import Daemon, index_equals_disk, wait_for
@@ -183,7 +183,7 @@ def test_without_an_interpreter_for_the_reader_no_entry_is_lost(
         assert problem is not None
         assert problem.code == "reader-crashed"
         monkeypatch.undo()
-        indexer.known.invalidate("a.ckpt", Reason.RETRY)
+        indexer.known.invalidate("a.ckpt", Cause.RETRY)
         indexer.scan_and_plan()
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].status == "ok"

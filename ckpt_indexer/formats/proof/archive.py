@@ -56,7 +56,7 @@ _STATIC = (
 )
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """A record and where its parts are."""
 
     item: Item
@@ -109,7 +109,7 @@ class ArchiveProof:
         if ends is None or alignment is None:
             places = self._walk()
         else:
-            places = [Place(item, torch_layout.padding_size(item, alignment)) for item in ends.items]
+            places = [RecordPlace(item, torch_layout.padding_size(item, alignment)) for item in ends.items]
         self._read_weights(places)
         if alignment is not None:
             places = self._renamed(places)
@@ -229,9 +229,9 @@ class ArchiveProof:
 
     # --- records without a directory ---
 
-    def _walk(self) -> list[Place]:
+    def _walk(self) -> list[RecordPlace]:
         """Find the records from the front."""
-        places: list[Place] = []
+        places: list[RecordPlace] = []
         position: int | None = 0
         while position is not None and len(places) < RECORDS_MAX:
             place = self._place_at(position)
@@ -248,7 +248,7 @@ class ArchiveProof:
         """Find the next thing that may be a local header: a signature at a place that no descriptor belongs to."""
         return self._find(torch_layout.LOCAL_SIGNATURE, position + 1)
 
-    def _place_at(self, start: int) -> Place | None:
+    def _place_at(self, start: int) -> RecordPlace | None:
         """Read the record whose local header is at *start*, ``None`` if there is none that is whole."""
         head = read_at(self._file, start, torch_layout.LOCAL.size)
         if len(head) < torch_layout.LOCAL.size:
@@ -271,7 +271,7 @@ class ArchiveProof:
                 return None
             item = Item(name, *found, method, start)
         padding = data - start - len(torch_layout.local_header(item, 4))
-        return Place(item, padding) if padding >= 0 else None
+        return RecordPlace(item, padding) if padding >= 0 else None
 
     def _descriptor_after(self, data: int, method: int, *, wide: bool) -> tuple[int, int, int] | None:
         """Find the descriptor that names the distance from *data* to itself: (CRC, packed size, size)."""
@@ -299,7 +299,7 @@ class ArchiveProof:
 
     # --- what the pickle says ---
 
-    def _read_weights(self, places: list[Place]) -> None:
+    def _read_weights(self, places: list[RecordPlace]) -> None:
         """Unpickle ``data.pkl``, if it is what was written."""
         place = next((p for p in places if _name(p.item) == "data.pkl"), None)
         if place is None or place.item.method != torch_layout.STORED or place.item.size > RECORD_READ_MAX:
@@ -319,7 +319,7 @@ class ArchiveProof:
         except Exception as error:  # noqa: BLE001 - unpickling raises nearly anything, and the rest can still be checked
             self._note("data.pkl", "data.pkl", offset, "pickle-damaged", f"{type(error).__name__}: {error}")
 
-    def _renamed(self, places: list[Place]) -> list[Place]:
+    def _renamed(self, places: list[RecordPlace]) -> list[RecordPlace]:
         """Return the records that nothing asks for the names in front of their data, where these are asked for."""
         roots = Counted(place.item.name.partition(b"/")[0] for place in places)
         root = roots.most_common(1)[0][0] + b"/"
@@ -334,7 +334,7 @@ class ArchiveProof:
                 written = item._replace(name=read_at(self._file, item.start + torch_layout.LOCAL.size, len(item.name)))
                 if written.name.startswith(root) and _name(written) in wanted:
                     item = written
-            given.append(Place(item, place.padding))
+            given.append(RecordPlace(item, place.padding))
         return given
 
     def _asked_for(self) -> set[str]:
@@ -344,7 +344,7 @@ class ArchiveProof:
 
     # --- the pass over the file ---
 
-    def _check_record(self, place: Place, pieces: Pieces) -> Item:
+    def _check_record(self, place: RecordPlace, pieces: Pieces) -> Item:
         """Check one record; gives it with the CRC that two of the three places agree on."""
         item = place.item
         name = _name(item)

@@ -25,7 +25,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ckpt_indexer.formats.facts import Row, RunLog
+from ckpt_indexer.formats.facts import LoggedRow, RunLog
 from ckpt_indexer.formats.pickles.plain import Plainer, text
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class _Parser:
         metrics = {name: number for name, number in numbers.items() if not name.startswith("_")}  # _step, _runtime …
         self._numbers_left -= len(metrics)
         if epoch is not None and step is not None and metrics:
-            self._log.rows.append(Row(epoch, step, metrics))
+            self._log.rows.append(LoggedRow(epoch, step, metrics))
 
     def _item(self, data: bytes) -> tuple[list[str], Any]:
         """Read the item of a row or configuration: where it stands, and its value: JSON's bytes, or a number."""

@@ -38,7 +38,7 @@ import msgspec
 
 from ckpt_indexer import paths
 from ckpt_indexer.errors import NotRegularFile
-from ckpt_indexer.formats.facts import Row, RunLog
+from ckpt_indexer.formats.facts import LoggedRow, RunLog
 from ckpt_indexer.model import Fingerprint
 from ckpt_indexer.tree.local import opened_file, opened_folder
 
@@ -78,7 +78,7 @@ class Run(msgspec.Struct, kw_only=True):
     url: str | None = None  # where its page is; only the API knows
     state: str | None = None  # as the API says: "finished", "running", "crashed" …
     config: dict[str, Any] = {}  # plain data, of the shape that the training gave it
-    rows: list[Row] = []  # what was logged, in its order
+    rows: list[LoggedRow] = []  # what was logged, in its order
     started_ns: int | None = None  # since 1970
     path: str | None = None  # key of its (oldest) folder, ``None`` if it is known from elsewhere
     fingerprint: Fingerprint | None = None

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
-from ckpt_indexer.formats.facts import Row, RunLog
+from ckpt_indexer.formats.facts import LoggedRow, RunLog
 from ckpt_indexer.metadata.compose import canonical_name
 from ckpt_indexer.metadata.sidecar import parse_sidecar
 from ckpt_indexer.passes.indexer import Indexer
@@ -357,8 +357,15 @@ def test_the_entries_fingerprint_stands_while_the_log_grows_and_the_exact_one_do
     ],
 )
 def test_metrics_are_taken_from_the_one_row_that_fits(epoch, global_step, batches, metrics) -> None:
-    rows = [Row(1, 3, {"val": 0.5}), Row(1, 3, {"loss": 1.0}), Row(2, 5, {"val": 0.5}), Row(2, 5, {"val": 0.6})]
-    rows.append(Row(2, 5, {"loss": 2.0}))
+    rows = [
+        ,
+    ]
+        LoggedRow(1, 3, {"val": 0.5}),
+        LoggedRow(1, 3, {"loss": 1.0}),
+        LoggedRow(2, 5, {"val": 0.5}),
+        LoggedRow(2, 5, {"val": 0.6}),
+    ]
+    rows.append(LoggedRow(2, 5, {"loss": 2.0}))
     run = Run(id="x", rows=rows)
     assert metrics_at(run, epoch=epoch, global_step=global_step, batches=batches) == metrics
 
@@ -429,7 +436,7 @@ def test_a_log_is_read_as_wandbs_own_definition_writes_it(pb) -> None:
         name="nice name",
         started_ns=1_795_244_793_000_000_005,
         config={"lr": 0.2, "model": {"encoder": {"name": "resnet18"}}, "text": "y" * 999 + "…"},
-        rows=[Row(step // 10, step, {"val": step / 8}) for step in range(40)],
+        rows=[LoggedRow(step // 10, step, {"val": step / 8}) for step in range(40)],
     )
 
 
@@ -443,7 +450,7 @@ def test_the_typed_values_of_newer_rows_are_read(pb) -> None:
     row.history.item.add(key="low", integer=-3)
     row.history.item.add(key="note", text="x")
     row.history.item.add(key="flag", boolean=True)
-    assert parsed(framed([row.SerializeToString()])).rows == [Row(2, 5, {"val": 0.5, "low": -3.0})]
+    assert parsed(framed([row.SerializeToString()])).rows == [LoggedRow(2, 5, {"val": 0.5, "low": -3.0})]
 
 
 @pytest.mark.parametrize("number", ["NaN", '"NaN"', "Infinity", '"-Infinity"'])
@@ -475,8 +482,8 @@ def test_a_damaged_byte_costs_at_most_its_block_and_invents_nothing(pb) -> None:
     for place in range(0, len(data), 1999):
         log = parsed(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         assert [row for row in log.rows if row not in whole.rows] == []
-    assert Row(0, 3, {"val": 3 / 8}) in whole.rows
-    assert Row(0, 3, {"val": 2 / 8}) not in parsed(data.replace(b"0.375", b"0.250", 1)).rows
+    assert LoggedRow(0, 3, {"val": 3 / 8}) in whole.rows
+    assert LoggedRow(0, 3, {"val": 2 / 8}) not in parsed(data.replace(b"0.375", b"0.250", 1)).rows
     assert parsed(data[:40_000] + bytes(100) + data[40_100:]).rows[-1] == whole.rows[-1]
 
 
