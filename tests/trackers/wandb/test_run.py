@@ -358,8 +358,6 @@ def test_the_entries_fingerprint_stands_while_the_log_grows_and_the_exact_one_do
 )
 def test_metrics_are_taken_from_the_one_row_that_fits(epoch, global_step, batches, metrics) -> None:
     rows = [
-        ,
-    ]
         LoggedRow(1, 3, {"val": 0.5}),
         LoggedRow(1, 3, {"loss": 1.0}),
         LoggedRow(2, 5, {"val": 0.5}),
