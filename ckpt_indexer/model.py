@@ -1,6 +1,6 @@
 """The records that cross module borders: an entry of the index and the words it is made of.
 
-Owns the names and types of DESIGN's "files on disk"; knows neither how an entry is made nor how it is stored. Plain
+Owns the names and types of the index's specification; knows neither how an entry is made nor how it is stored. Plain
 ``msgspec`` structs, so that a reader of the index pays for nothing else; the garbage collector is not told of them
 (``gc=False``): none can be part of a cycle, and looking through 100,000 takes as long as decoding them. A field that is
 not known is ``None``.

@@ -126,11 +126,14 @@ def _read_file(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            content = yaml.load(file.read(_FILE_MAX), Loader=yaml.CSafeLoader)
+            text = file.read(_FILE_MAX + 1)
+        content = yaml.load(text[:_FILE_MAX], Loader=yaml.CSafeLoader)
     except OSError as error:
         raise SettingInvalid(setting=path, reason=reason_of(error)) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: 2026-13-45 has the form of a date
         raise SettingInvalid(setting=path, reason=f"not YAML: {' '.join(str(error).split())}") from None
+    if len(text) > _FILE_MAX:
+        raise SettingInvalid(setting=path, reason=f"it is larger than {_FILE_MAX >> 10} KiB")
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

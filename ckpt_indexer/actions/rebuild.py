@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.index import codec
 from ckpt_indexer.log import ensure_log
-from ckpt_indexer.model import Problem
+from ckpt_indexer.model import RULES, Problem
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.survey import survey
 from ckpt_indexer.paths import Key
@@ -83,7 +83,8 @@ def plan(request: Rebuild) -> Outcome:
     if request.missing_only:
         to_read = set(_without_sidecar(surveyed.found, statuses, force=request.force))
     else:
-        to_read = set(surveyed.found if request.force else surveyed.plan.read)
+        older = {key for key, entry in surveyed.entries.items() if entry.rules < RULES}
+        to_read = set(surveyed.found if request.force else surveyed.plan.read) | older & surveyed.found.keys()
     known = {key: entry.problem for key, entry in surveyed.entries.items() if key not in surveyed.plan.read}
     return _outcome(surveyed.found, known, _Tally(written=to_read), surveyed.unseen, started)
 
@@ -112,13 +113,16 @@ def run_pass(root: str, settings: Settings, places: tuple[str, ...] = ("",)) -> 
     """Bring the index of *root* in line with the disk in *places*, as a daemon would.
 
     Raises:
+        RootUnusable: the root cannot be listed.
         StoreError, OSError: nothing was lost, and the index was not written.
 
     """
     ensure_log()
     with Indexer.of(root, settings) as indexer:
         indexer.load()
-        indexer.scan_and_plan(places)
+        snapshot = indexer.scan_and_plan(places)
+        if "" in snapshot.unseen:
+            raise RootUnusable(root=root, reason=snapshot.unseen[""])
         indexer.finish()
 
 

@@ -7,6 +7,7 @@ does a pass itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -57,6 +58,7 @@ def wait_for_daemon(root: str, *, timeout_s: float) -> bool:
 
     Raises:
         SyncTimeout: the daemon lives, and the cookie is still there.
+        PermissionError: the root cannot be written.
 
     """
     if not is_daemon_alive(root):
@@ -67,7 +69,7 @@ def wait_for_daemon(root: str, *, timeout_s: float) -> bool:
     try:
         return _wait_gone(root, cookie, timeout_s)
     finally:
-        if os.path.exists(cookie):
+        with contextlib.suppress(FileNotFoundError):  # the daemon removed it
             os.unlink(cookie)
 
 

@@ -139,8 +139,10 @@ class _Loader:
     def _line(self, process: subprocess.Popen[bytes], seconds: float) -> bytes:
         assert process.stdout is not None
         deadline = time.monotonic() + seconds
+        poller = select.poll()  # select() refuses descriptors from 1,024 on
+        poller.register(process.stdout, select.POLLIN)
         while b"\n" not in self._received:
-            if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not poller.poll(1000 * max(0.0, deadline - time.monotonic())):
                 raise TimeoutError(f"no answer within {seconds:.0f} s")
             part = os.read(process.stdout.fileno(), 1 << 20)
             if not part or len(self._received) > ANSWER_MAX:

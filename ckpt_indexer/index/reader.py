@@ -123,7 +123,7 @@ def _read_index(root: str, moments: int) -> IndexView:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > INDEX_MAX:
                 raise IndexCorrupt(path=path, reason="it is no regular file, or larger than any index")
-            # As disk.fingerprint_of has it; that module loads filelock, which a reader must not pay for.
+            # As tree.local.fingerprint_of has it; that module loads filelock, which a reader must not pay for.
             fingerprint = (status.st_size, status.st_mtime_ns, status.st_ino)
             with _cache_lock:
                 known = _cache.get(path)

@@ -23,7 +23,7 @@ from ckpt_indexer.tree.local import fingerprint_at, opened_folder, replace_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckpt_indexer.model import Entry
+    from ckpt_indexer.model import Entry, Fingerprint
     from ckpt_indexer.passes.evidence import Sidecar
     from ckpt_indexer.passes.judge import SecondName, SidecarSettings, Verdict
 
@@ -49,22 +49,24 @@ def act(root: str, verdict: Verdict, settings: SidecarSettings) -> Examined:
 def remove_sidecars(root: str, key: str, read_sidecar: Callable[[str], Sidecar]) -> bool:
     """Remove the sidecars of a checkpoint that is gone, as far as this project wrote them.
 
-    False if the one under the checkpoint's own name is not ours, or we may not: not to be tried again. A disk that
-    fails is no such answer.
+    Return False if the one under the checkpoint's own name is not ours, or we may not: it is not to be tried again.
+    True does not say that it is gone: the disk may have failed, or a checkpoint or another sidecar came meanwhile.
+    Between the last check and the removal a moment remains in which another program can replace what is removed.
     """
     path = paths.sidecar_path(paths.to_path(key))
     for suffix in paths.KNOWN_SUFFIXES:
         second = paths.to_path(key).removesuffix(suffix) + paths.SIDECAR_SUFFIX
         if key.endswith(suffix) and os.path.lexists(os.path.join(root, second)):
-            document = read_sidecar(second).document
-            if document is not None and document.indexer is not None and document.checkpoint_path == key:
-                _unlink(root, second)
+            found = read_sidecar(second)
+            is_ours = found.document is not None and found.document.indexer is not None
+            if is_ours and found.document is not None and found.document.checkpoint_path == key:
+                _unlink(root, second, key, found.fingerprint)
     sidecar = read_sidecar(path)
     if sidecar.problem is not None and sidecar.problem.code == "io-error":
         return True
     if sidecar.document is None or sidecar.document.indexer is None:
         return False
-    return _unlink(root, path)
+    return _unlink(root, path, key, sidecar.fingerprint)
 
 
 def _write(root: str, verdict: Verdict, *, is_filled: bool) -> Examined:
@@ -107,20 +109,26 @@ def _remove(root: str, verdict: Verdict) -> Examined:
     """Remove a sidecar of ours beside a checkpoint that is broken now."""
     entry = copy.copy(verdict.entry)
     folder, _, sidecar = _places(entry.path)
-    with contextlib.suppress(OSError), opened_folder(root, folder) as folder_fd:
-        if fingerprint_at(folder_fd, sidecar) not in (None, entry.metadata_fingerprint):
-            return Examined(entry, look_again_s=0.0)
-        os.unlink(sidecar, dir_fd=folder_fd)
-    entry.metadata_fingerprint = None
+    try:
+        with opened_folder(root, folder) as folder_fd:
+            if fingerprint_at(folder_fd, sidecar) not in (None, entry.metadata_fingerprint):
+                return Examined(entry, look_again_s=0.0)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(sidecar, dir_fd=folder_fd)
+        entry.metadata_fingerprint = None
+    except OSError as error:
+        entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
     return Examined(entry, look_again_s=verdict.look_again_s)
 
 
-def _unlink(root: str, path: str) -> bool:
-    """Remove the file at *path*; false if we may not."""
+def _unlink(root: str, path: str, key: str, expected: Fingerprint | None) -> bool:
+    """Remove the sidecar at *path* if it is the *expected* one and no checkpoint came; false if we may not."""
     folder, _, name = path.rpartition("/")
     try:
         with opened_folder(root, folder) as folder_fd:
-            os.unlink(name, dir_fd=folder_fd)
+            checkpoint = paths.to_path(key).rpartition("/")[2]
+            if fingerprint_at(folder_fd, checkpoint) is None and fingerprint_at(folder_fd, name) == expected:
+                os.unlink(name, dir_fd=folder_fd)
     except OSError as error:
         return error.errno not in LASTING
     return True

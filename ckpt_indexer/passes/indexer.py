@@ -240,7 +240,8 @@ class Indexer:
 
     def pop_due_retries(self) -> set[str]:
         """Return the paths that are due to be scanned again, whatever their stamps say."""
-        due = self._retries.pop_due(self._clock())
+        busy = self._in_flight.keys | self._in_flight.waiting.keys()
+        due = [key for key in self._retries.pop_due(self._clock()) if key not in busy]
         for key in due:
             if key in self.known.stamps:
                 self.known.invalidate(key, Cause.RETRY)
@@ -303,7 +304,7 @@ class Indexer:
 
     def _other_names(self, read: Mapping[str, Found]) -> set[str]:
         """Return the paths of the other names, in the index, of files that changed."""
-        inodes = {found.stamp.fingerprint[2] for found in read.values() if found.has_twins}
+        inodes = {found.stamp.fingerprint[2] for found in read.values() if found.has_hard_links}
         keys = self.known.keys_with_inode(inodes) if inodes else ()
         return {paths.to_path(key) for key in keys if key not in self._in_flight.waiting}
 

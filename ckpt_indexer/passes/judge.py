@@ -2,8 +2,8 @@
 
 Owns the rules by which a sidecar is ours, another program's or nobody's, and the table of what is done with each.
 Promises: a sidecar that something else wrote is never replaced while it is newer than the checkpoint, nor ever if it
-cannot be read; one of ours stands beside a usable checkpoint only. Knows neither disk nor clock; ``act`` carries out
-what it decides.
+cannot be read; one of ours is written beside checkpoints that can be used or named (``ok``, ``unsupported``) only.
+Knows neither disk nor clock; ``act`` carries out what it decides.
 """
 
 from __future__ import annotations

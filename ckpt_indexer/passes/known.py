@@ -52,6 +52,7 @@ class Known:
         self._distrusted: set[str] = set()  # keys whose sidecars, if ours, prove nothing
         self._twins = Twins()
         self._rescans: set[str] = set()  # keys that became invalid by what was recorded of others
+        self._invalid: set[str] = set()  # keys whose stamp does not count until they are read, whatever is loaded
 
     def load(self, entries: Iterable[Entry]) -> None:
         """Replace all that is known by what *entries* say; they are looked at one by one and not kept."""
@@ -62,12 +63,17 @@ class Known:
         for entry in entries:
             self._set(entry, shared)
             self._twins.add(entry)
-        for key in self._twins.stale():
-            self.invalidate(key, Cause.TWIN)
+        self._outdate_twins(self._twins.stale())
+        self._invalid &= self.stamps.keys()
+        self.stamps.update(dict.fromkeys(self._invalid))
 
     def record(self, entry: Entry) -> None:
         """Remember what a new entry says; twins whose score is another one by it are to be scanned again."""
         self._set(entry)
+        if entry.path in self._rescans:
+            self.stamps[entry.path] = None  # its reading began before the score of its twin was known
+        else:
+            self._invalid.discard(entry.path)
         self._outdate_twins(self._twins.note(entry))
 
     def forget(self, key: str) -> None:
@@ -75,12 +81,17 @@ class Known:
         for table in (self.stamps, self.statuses, self.links, self._runs, self._renewals):
             table.pop(key, None)
         self._distrusted.discard(key)
+        self._invalid.discard(key)
         self._outdate_twins(self._twins.forget(key))
 
-    def invalidate(self, key: str, reason: Cause) -> None:
-        """Mark the checkpoint at *key* to be read again when it is next scanned, or taken out if it is gone."""
+    def invalidate(self, key: str, cause: Cause) -> None:
+        """Mark the checkpoint at *key* to be read again when it is next scanned, or removed if it is gone.
+
+        The mark lasts until the checkpoint is read, also where the index is loaded meanwhile.
+        """
         self.stamps[key] = None
-        if reason.outdates_sidecar:
+        self._invalid.add(key)
+        if cause.outdates_sidecar:
             self._distrusted.add(key)
 
     def distrust_sidecar(self, key: str) -> None:

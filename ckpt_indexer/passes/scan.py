@@ -39,7 +39,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     stamp: Stamp
     problem: tuple[str, str] | None = None  # (code, message): what keeps it from being opened at all
     is_folder: bool = False
-    has_twins: bool = False  # hard links: writing under one name changes the others without an event
+    has_hard_links: bool = False  # hard links: writing under one name changes the others without an event
 
     def path_to_read(self, key: str) -> str:
         """Return the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
@@ -249,7 +249,7 @@ class _Walk:
 
     def _found(self, path: str, status: os.stat_result, stamp: Stamp) -> Found:
         if stat.S_ISREG(status.st_mode):
-            return Found(stamp, has_twins=status.st_nlink > 1)
+            return Found(stamp, has_hard_links=status.st_nlink > 1)
         if stat.S_ISLNK(status.st_mode):
             return self._link(path, stamp)
         if stat.S_ISDIR(status.st_mode):

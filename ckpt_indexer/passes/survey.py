@@ -1,4 +1,4 @@
-"""The index held against the disk, without changing either: what ``verify``, ``--dry-run`` and ``status`` ask."""
+"""The index held against the disk, without changing either: what ``verify`` and ``--dry-run`` ask."""
 
 from __future__ import annotations
 

@@ -148,6 +148,9 @@ class Reader:
             died = error if isinstance(error, _WorkerDied) else self._autopsy()
             self.close()
             raise died from None
+        except BaseException:
+            self.close()  # an answer that is still on its way must not become the next file's
+            raise
 
     def _started(self) -> socket.socket:
         if self._process is not None and self._process.poll() is not None:
@@ -170,8 +173,10 @@ class Reader:
 
     def _receive(self, channel: socket.socket, size: int, left: Callable[[], float]) -> bytes:
         data = bytearray()
+        poller = select.poll()  # select() refuses descriptors from 1,024 on
+        poller.register(channel, select.POLLIN)
         while len(data) < size:
-            while not select.select([channel], [], [], max(0.0, min(POLL_SECONDS, left())))[0]:
+            while not poller.poll(1000 * max(0.0, min(POLL_SECONDS, left()))):
                 if left() <= 0:
                     raise _WorkerDied("time-limit", "reading it took too long: the disk or the network does not answer")
             part = channel.recv(min(size - len(data), 1 << 20))

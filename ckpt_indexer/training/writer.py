@@ -92,7 +92,6 @@ class Writer:
     def _run(self) -> None:
         try:
             with Indexer(self._root, log=_silent_log()) as indexer:
-                indexer.load()
                 is_last = False
                 while not is_last:
                     taken, is_last = self._take()
@@ -124,6 +123,7 @@ class Writer:
         places = set(taken) if self._is_ending else is_written
         try:
             if places:
+                indexer.load()
                 indexer.scan_and_plan(places)
                 indexer.finish()
                 self._check(indexer, places)

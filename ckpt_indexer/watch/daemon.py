@@ -73,7 +73,6 @@ class Daemon:
                 if is_first:
                     raise
                 self._wait_for_root(error.reason)
-                continue
             if self.must_reload:
                 self.must_reload = False
                 settings = self._reloaded(settings)

@@ -92,6 +92,11 @@ class CommitSchedule:
         elif self._dirty_since_s is None:
             self._dirty_since_s = now_s
 
+    @property
+    def retry_due_s(self) -> float:
+        """The moment from which on a write that failed may be tried again."""
+        return self._retry.due_s
+
     def due_s(self, unwritten: Unwritten) -> float:
         """Return the moment from which on *unwritten* is to be written."""
         if not unwritten.is_dirty:

@@ -257,9 +257,10 @@ class Follower:
         self._report_overwrites()
         now_s, unwritten = time.monotonic(), self._unwritten()
         self._commits.report_unwritten(now_s, unwritten)
-        if (self._is_settled() and self._barriers.is_open) or now_s >= self._commits.due_s(unwritten):
+        is_waited_for = self._is_settled() and self._barriers.is_open and now_s >= self._commits.retry_due_s
+        if is_waited_for or now_s >= self._commits.due_s(unwritten):
             self._commit()
-        if self._is_settled() and not self._indexer.is_dirty:
+        if self._is_settled() and not self._indexer.is_dirty and not self._commits.failures:
             self._release_barriers()
 
     def _is_settled(self) -> bool:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from ckpt_indexer import paths
 from ckpt_indexer.formats.facts import YAML_MAX
@@ -228,6 +229,11 @@ THEIRS = Document(checkpoint_path=KEY, exp_name="theirs", created_at="")
 ANOTHERS = OURS.model_copy(update={"checkpoint_path": "exp/best.pt"})
 
 
+def as_read(root: Path, path: str, sidecar: Sidecar) -> Sidecar:
+    """Return what a reading of the file at *path* gives that holds *sidecar*."""
+    return replace(sidecar, fingerprint=fingerprint(root / path))
+
+
 @pytest.mark.parametrize(
     ("own", "second", "is_settled", "left"),
     [
@@ -248,8 +254,19 @@ def test_only_sidecars_of_ours_go_with_their_checkpoint(
     (root / KEY).unlink()
     for path in (SIDECAR, SECOND):
         (root / path).write_bytes(b"")
-    assert remove_sidecars(str(root), KEY, {SIDECAR: own, SECOND: second}.__getitem__) is is_settled
+    read = {SIDECAR: as_read(root, SIDECAR, own), SECOND: as_read(root, SECOND, second)}.__getitem__
+    assert remove_sidecars(str(root), KEY, read) is is_settled
     assert [path for path in (SIDECAR, SECOND) if (root / path).exists()] == left
+
+
+@pytest.mark.parametrize("came", [KEY, SIDECAR])
+def test_what_came_after_the_reading_stays(root: Path, came: str) -> None:
+    (root / KEY).unlink()
+    (root / SIDECAR).write_bytes(b"")
+    read = as_read(root, SIDECAR, Sidecar(OURS))
+    (root / came).write_bytes(b"theirs")
+    assert remove_sidecars(str(root), KEY, {SIDECAR: read}.__getitem__) is True  # to be tried again
+    assert (root / SIDECAR).exists()
 
 
 @pytest.mark.parametrize(
@@ -262,6 +279,9 @@ def test_one_that_we_may_not_remove_is_not_tried_again(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    read: Callable[[str], Sidecar] = {SIDECAR: Sidecar(OURS)}.__getitem__  # nothing stands under the second name
+    (root / KEY).unlink()
+    (root / SIDECAR).write_bytes(b"")
+    own = as_read(root, SIDECAR, Sidecar(OURS))
+    read: Callable[[str], Sidecar] = {SIDECAR: own}.__getitem__  # nothing stands under the second name
     monkeypatch.setattr(os, "unlink", fail)
     assert remove_sidecars(str(root), KEY, read) is is_settled

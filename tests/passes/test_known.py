@@ -116,5 +116,25 @@ def test_a_twin_whose_score_became_known_is_scanned_again() -> None:
 def test_a_twin_that_is_stale_in_the_index_is_invalid_when_it_is_loaded() -> None:
     known = Known()
     known.load(iter([saved("last"), saved("best", BEST)]))
-    assert (known.stamps["e/checkpoints/last.ckpt"], known.has_rescans) == (None, False)
+    assert (known.stamps["e/checkpoints/last.ckpt"], known.pop_rescans()) == (None, {"e/checkpoints/last.ckpt"})
     assert known.pop_distrust("e/checkpoints/last.ckpt")
+
+
+def test_what_is_invalid_stays_so_when_the_index_is_loaded_until_it_is_read() -> None:
+    known = Known()
+    known.load(iter([saved("last"), entry("gone.ckpt")]))
+    for key in ("e/checkpoints/last.ckpt", "gone.ckpt", "new.ckpt"):
+        known.invalidate(key, Cause.RUN)
+    known.load(iter([saved("last")]))
+    assert known.stamps == {"e/checkpoints/last.ckpt": None}
+    known.record(saved("last"))
+    known.load(iter([saved("last")]))
+    assert known.stamps == {"e/checkpoints/last.ckpt": stamp_of(saved("last"))}
+
+
+def test_a_reading_that_began_before_the_twins_score_was_known_does_not_count() -> None:
+    known = Known()
+    known.load(iter([saved("last"), saved("best")]))
+    known.record(saved("best", BEST))
+    known.record(saved("last"))  # read at the same time as best
+    assert (known.stamps["e/checkpoints/last.ckpt"], known.pop_rescans()) == (None, {"e/checkpoints/last.ckpt"})

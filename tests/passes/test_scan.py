@@ -68,7 +68,7 @@ def test_everything_at_once_and_each_place_by_itself_give_the_same(tmp_path: Pat
     assert scan(str(tmp_path), list(found)).found == found
     for key in found:
         assert scan(str(tmp_path), [key]).found == {key: found[key]}
-    assert {key for key, each in found.items() if each.has_twins} == {"run/twin.ckpt", "run/twin-2.ckpt"}
+    assert {key for key, each in found.items() if each.has_hard_links} == {"run/twin.ckpt", "run/twin-2.ckpt"}
     assert {key for key, each in found.items() if each.stamp.run is not None} == {
         "logged/checkpoints/e.ckpt",
         "logged/checkpoints/f.ckpt",

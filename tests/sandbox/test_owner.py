@@ -295,3 +295,19 @@ def test_yaml_that_is_none_is_an_error_and_the_next_file_is_read(
     assert not (tmp_path / "canary").exists()
     assert len(error or "") <= 300
     assert yaml(own_reader, tmp_path, b"a: 1") == ({"a": 1}, None)
+
+
+def test_a_process_with_thousands_of_open_files_reads_too(tmp_path: Path) -> None:
+    """Training processes and servers have them; ``select`` refuses descriptors from 1,024 on."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.dup(0) for _ in range(1200)]
+    try:
+        with Reader() as reader:
+            assert is_fine(reader, tmp_path)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

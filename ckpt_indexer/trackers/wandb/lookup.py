@@ -227,8 +227,10 @@ class Lookup:
         client.stdin.flush()
         deadline = time.monotonic() + self._answer_s
         line = bytearray()
+        poller = select.poll()
+        poller.register(client.stdout, select.POLLIN)
         while not line.endswith(b"\n"):
-            if not select.select([client.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not poller.poll(1000 * max(0.0, deadline - time.monotonic())):
                 raise OSError(f"no answer within {self._answer_s:g} s")
             part = os.read(client.stdout.fileno(), 1 << 16)
             line += part

@@ -97,7 +97,7 @@ class RunStat(NamedTuple):
 
 
 class Reads(Protocol):
-    """Whatever parses other people's files: ``formats.reader.Reader``."""
+    """Whatever parses other people's files: ``sandbox.owner.Reader``."""
 
     def read_yaml(self, descriptor: int, /) -> YamlFacts: ...
     def read_wandb(self, descriptor: int, /) -> RunLog: ...
