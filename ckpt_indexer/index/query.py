@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 # A text, and compiled by `re` when first used: a list without filters need not wait for that. The value follows it.
-FILTER_PATTERN = r"^\s*([^<>=!~\s][^<>=!~]*)(>=|<=|!=|==|=|>|<|~)"
+SPACE = " \t\r\n\f\v"  # spelled out: what else counts as space differs between Python, JavaScript and Rust
+FILTER_PATTERN = r"^[ \t\r\n\f\v]*([^<>=!~ \t\r\n\f\v][^<>=!~]*)(>=|<=|!=|==|=|>|<|~)"
 _SIZE = r"^(\d+(?:\.\d+)?)\s*([kMGT])i?B?$"
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _DIRECTIONS = ("asc", "desc")
@@ -133,7 +134,7 @@ def parse_filter(text: str) -> Filter:
     match = re.match(FILTER_PATTERN, text)
     if match is None:
         raise QueryInvalid(what="filter", text=text, reason="use FIELD OP VALUE, OP one of >= <= > < = != ~")
-    return Filter(_checked(match[1].rstrip(), text, "filter"), match[2], text[match.end() :].strip())
+    return Filter(_checked(match[1].rstrip(SPACE), text, "filter"), match[2], text[match.end() :].strip())
 
 
 def order_by(field: str, *, is_descending: bool) -> Order:

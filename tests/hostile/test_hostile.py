@@ -806,7 +806,7 @@ def test_mutated_metadata_of_shards_ends_as_a_definite_status(
     Fuzzing.shards(sharded_file, reader, changes)
 
 
-@fuzzed
+@settings(fuzzed, max_examples=EXAMPLES // 3)  # each with a pass of its own; the full length is a soak test
 @given(changes=edits, seed=st.sampled_from(SEEDS))
 def test_a_mutated_index_is_taken_or_set_aside_and_what_follows_is_strict_json(
     good: Path, changes: list[Edit], seed: str

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ckpt_indexer.errors import QueryInvalid
 from ckpt_indexer.index.query import (
+    Filter,
     Order,
     Query,
     comparable,
@@ -176,3 +177,9 @@ def test_no_filter_but_unequal_chooses_what_is_not_known(
         return
     found = select(all_entries, Query(filters=(parse_filter(f"{field}{op}.{value}"),)))
     assert not any(value_of(e, field) is None for e in found)
+
+
+@pytest.mark.parametrize("name", ["\x1d", "\xa0", "\x85 x"])
+def test_what_only_some_languages_take_for_space_is_a_name(name: str) -> None:
+    """The same pattern stands in the API's description, and is read there by others."""
+    assert parse_filter(f" {name} >1") == Filter(name, ">", "1")
