@@ -291,5 +291,5 @@ def test_every_format_stands_in_the_table(others: dict[str, tuple[Path, str, str
 def test_the_manual_says_of_every_format_what_the_tests_hold() -> None:
     from tests.manual.pages import table
 
-    rows = table("formats", "| format | written by | what is read | held against |")
+    rows = table("formats", "| format | written by | what is read | compared in the tests with |")
     assert rows == [[f"`{name}`", *cells] for name, cells in FORMATS.items()]
