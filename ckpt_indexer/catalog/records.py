@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.paths import to_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ckpt_indexer.model import Entry
 
@@ -74,24 +74,31 @@ class CheckpointCatalog:
 
 
 def label_of(info: CheckpointInfo) -> str:
+    """Return the line of a menu for *info*, as ``label_from`` makes it."""
+    return label_from(vars(info), info.checkpoint_path.name)
+
+
+def label_from(facts: Mapping[str, Any], name: str) -> str:
     """Return the known parts of ``architecture · backbone · experiment (epN • hmean … • prec … • rec … • time)``.
 
-    The experiment stands there only where it is neither of the others.
+    The experiment stands there only where it is neither of the others; where none is known, *name* does. *facts* are
+    the fields of a ``CheckpointInfo`` that these are.
+
+    >>> known = {"exp_name": "ocr_b", "epochs": 18, "created_timestamp": "20251019_1336", "hmean": 0.892}
+    >>> label_from({**known, "architecture": "dbnet", "backbone": "unknown"}, "best.ckpt")
+    'dbnet · ocr_b (ep18 • hmean 0.892 • 20251019_1336)'
     """
-    names = _known(info.architecture, info.backbone)
-    if info.exp_name not in (*names, UNKNOWN, ""):
-        is_long = len(info.exp_name) > EXPERIMENT_MAX
-        names.append(f"{info.exp_name[:EXPERIMENT_SHOWN]}..." if is_long else info.exp_name)
-    facts = [] if info.epochs is None else [f"ep{info.epochs}"]
-    numbers = (
-        ("hmean", info.hmean),
-        ("prec", getattr(info, "precision", None)),
-        ("rec", getattr(info, "recall", None)),
-    )
-    facts += [f"{word} {value:.3f}" for word, value in numbers if value is not None]
-    facts += [info.created_timestamp] if info.created_timestamp else []
-    text = " · ".join(names) or info.checkpoint_path.name
-    return f"{text} ({' • '.join(facts)})" if facts else text
+    names = _known(facts["architecture"], facts["backbone"])
+    experiment = facts["exp_name"]
+    if experiment not in (*names, UNKNOWN, ""):
+        is_long = len(experiment) > EXPERIMENT_MAX
+        names.append(f"{experiment[:EXPERIMENT_SHOWN]}..." if is_long else experiment)
+    details = [] if facts["epochs"] is None else [f"ep{facts['epochs']}"]
+    numbers = (("hmean", facts["hmean"]), ("prec", facts.get("precision")), ("rec", facts.get("recall")))
+    details += [f"{word} {value:.3f}" for word, value in numbers if value is not None]
+    details += [facts["created_timestamp"]] if facts["created_timestamp"] else []
+    text = " · ".join(names) or name
+    return f"{text} ({' • '.join(details)})" if details else text
 
 
 def sort_records(records: Iterable[CheckpointCatalogEntry]) -> list[CheckpointCatalogEntry]:
@@ -101,26 +108,33 @@ def sort_records(records: Iterable[CheckpointCatalogEntry]) -> list[CheckpointCa
     )
 
 
+def facts_of(entry: Entry) -> dict[str, Any]:
+    """Return what every older record says of an entry, wherever its file is: fields of a ``CheckpointCatalogEntry``."""
+    experiment = entry.experiment.rpartition("/")[2]
+    return {
+        "exp_name": entry.exp_name or (experiment if experiment != "." else UNKNOWN),  # ".": directly in the root
+        "epochs": entry.epoch,
+        "created_timestamp": f"{entry.mtime[:10].replace('-', '')}_{entry.mtime[11:16].replace(':', '')}",
+        "hmean": _number(entry, "hmean"),
+        "architecture": entry.architecture or UNKNOWN,
+        "backbone": entry.encoder or UNKNOWN,
+        "precision": _number(entry, "precision"),
+        "recall": _number(entry, "recall"),
+    }
+
+
 def record_of(entry: Entry, root: str) -> CheckpointCatalogEntry:
     """Return the record of one entry below the absolute *root*."""
-    monitor, experiment = entry.monitor, entry.experiment.rpartition("/")[2]
-    record = CheckpointCatalogEntry(
-        checkpoint_path=Path(root, to_path(entry.path)),
+    monitor, path, facts = entry.monitor, Path(root, to_path(entry.path)), facts_of(entry)
+    return CheckpointCatalogEntry(
+        checkpoint_path=path,
         config_path=None if entry.config_path is None else Path(root, to_path(entry.config_path)),
-        exp_name=entry.exp_name or (experiment if experiment != "." else UNKNOWN),  # ".": directly in the root
-        epochs=entry.epoch,
-        created_timestamp=f"{entry.mtime[:10].replace('-', '')}_{entry.mtime[11:16].replace(':', '')}",
-        hmean=_number(entry, "hmean"),
-        architecture=entry.architecture or UNKNOWN,
-        backbone=entry.encoder or UNKNOWN,
+        display_name=label_from(facts, path.name),
         monitor=None if monitor is None else monitor.name,
         monitor_mode=None if monitor is None else monitor.mode,
-        precision=_number(entry, "precision"),
-        recall=_number(entry, "recall"),
         has_metadata=entry.metadata_file is not None,
+        **facts,
     )
-    record.display_name = label_of(record)
-    return record
 
 
 def _number(entry: Entry, name: str) -> float | None:

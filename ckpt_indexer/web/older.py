@@ -55,21 +55,20 @@ class OlderRecords(msgspec.Struct, frozen=True):
 
 
 def record_of(entry: Entry, folder: str) -> OlderRecord:
-    """Build the record of an entry; *folder* is the name of the root's folder, which begins the path."""
-    record = records.record_of(entry, folder)
+    """Build the record of an entry; *folder* is the name of the root's folder, which begins the path.
+
+    All of it is text that can be sent: names are written as in keys, whatever bytes they have on the disk.
+    """
+    facts = records.facts_of(entry)
     return OlderRecord(
-        display_name=record.display_name,
+        display_name=records.label_from(facts, entry.path.rpartition("/")[2]),
         checkpoint_path=f"{folder}/{entry.path}" if folder else entry.path,  # no name: the root of the file system
         modified_at=entry.mtime,
         size_mb=round(entry.size_bytes / 2**20, 2),
-        exp_name=None if record.exp_name == records.UNKNOWN else record.exp_name,
-        architecture=record.architecture or records.UNKNOWN,
-        backbone=record.backbone or records.UNKNOWN,
+        exp_name=None if facts["exp_name"] == records.UNKNOWN else facts["exp_name"],
         epoch=entry.epoch,
         global_step=entry.global_step,
-        precision=record.precision,
-        recall=record.recall,
-        hmean=record.hmean,
+        **{name: facts[name] for name in ("architecture", "backbone", "precision", "recall", "hmean")},
     )
 
 

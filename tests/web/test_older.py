@@ -281,6 +281,14 @@ def test_the_display_name_leaves_out_what_is_not_known_or_said_already(fields: d
     assert record.display_name == (display if "(" in display else f"{display} (20261121_1030)")
 
 
+def test_a_name_that_is_no_text_is_written_as_its_key() -> None:
+    encoded = encode_record(msgspec.Raw(msgspec.json.encode(entry("\\xff.ckpt", experiment="."))), "outputs")
+    assert encoded is not None
+    record = json.loads(encoded)
+    assert record["checkpoint_path"] == "outputs/\\xff.ckpt"
+    assert record["display_name"].startswith("\\xff.ckpt (")
+
+
 def test_a_checkpoint_that_broke_while_a_stream_was_under_way_is_not_sent() -> None:
     encoded = [msgspec.Raw(msgspec.json.encode(entry("x.ckpt", status=status))) for status in ("ok", "corrupt")]
     assert [encode_record(raw, "outputs") is None for raw in encoded] == [False, True]
