@@ -214,23 +214,29 @@ class Run(NamedTuple):
         return {step: score for _, step, score in self.reached}.get(step)
 
 
+def trainer_settings(folder: Path) -> dict[str, Any]:
+    """Return what a Lightning trainer needs for a short and quiet training on the CPU."""
+    return {
+        "accelerator": "cpu",
+        "max_epochs": 5,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": str(folder),
+    }
+
+
 def train(folder: Path, callbacks: list[Any], *, model: Any = None, data: Any = None, **trainer: Any) -> Run:
     """Train the tiny model; an exception on the way is part of the run."""
     model = model or Tiny()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers, loggers and existing folders
-        settings: dict[str, Any] = {
-            "accelerator": "cpu",
-            "max_epochs": 5,
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "default_root_dir": str(folder),
-        }
         with contextlib.suppress(Interrupted):
-            lightning.Trainer(**(settings | trainer), callbacks=callbacks).fit(model, datamodule=data or Data())
+            lightning.Trainer(**(trainer_settings(folder) | trainer), callbacks=callbacks).fit(
+                model, datamodule=data or Data()
+            )
     return Run(folder, model.reached)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, BinaryIO
 
+from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.facts import YAML_MAX, YamlFacts
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Problem
@@ -21,7 +22,7 @@ def read_yaml(file: BinaryIO) -> YamlFacts:
     try:
         return YamlFacts(document=parse_yaml(file.read(YAML_MAX + 1)))
     except OSError as error:
-        return YamlFacts(error=Problem.of("io-error", error.strerror or error).message, is_unread=True)
+        return YamlFacts(error=Problem.of("io-error", reason_of(error)).message, is_unread=True)
     except ValueError as error:
         return YamlFacts(error=Problem.of("sidecar-invalid", error).message)
 

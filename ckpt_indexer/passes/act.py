@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer import paths
+from ckpt_indexer.errors import reason_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar
 from ckpt_indexer.model import OtherSidecar, Problem
 from ckpt_indexer.passes.evidence import LASTING
@@ -89,7 +90,7 @@ def _write(root: str, verdict: Verdict, *, is_filled: bool) -> Examined:
                 entry.other_sidecar = _write_second(folder_fd, name, verdict.second, content) or entry.other_sidecar
         entry.metadata_file = paths.sidecar_path(entry.path)
     except OSError as error:
-        entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
+        entry.metadata_problem = Problem.of("sidecar-unwritable", reason_of(error))
     return Examined(entry, wrote, verdict.look_again_s)
 
 
@@ -117,7 +118,7 @@ def _remove(root: str, verdict: Verdict) -> Examined:
                 os.unlink(sidecar, dir_fd=folder_fd)
         entry.metadata_fingerprint = None
     except OSError as error:
-        entry.metadata_problem = Problem.of("sidecar-unwritable", error.strerror or error)
+        entry.metadata_problem = Problem.of("sidecar-unwritable", reason_of(error))
     return Examined(entry, look_again_s=verdict.look_again_s)
 
 

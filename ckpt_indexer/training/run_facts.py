@@ -1,7 +1,7 @@
 """What only the training process knows of a checkpoint: the facts that the callback embeds in it.
 
-Plain types only. Reading metrics that are not reduced yet is a collective
-operation: who calls says on which rank that is.
+Plain types only. Reading metrics that are not reduced yet is a collective operation: who calls says on which rank that
+is.
 """
 
 from __future__ import annotations

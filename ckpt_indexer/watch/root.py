@@ -12,7 +12,7 @@ from typing import Self
 from filelock import Timeout
 
 from ckpt_indexer import paths
-from ckpt_indexer.errors import DaemonRunning, RootUnusable
+from ckpt_indexer.errors import DaemonRunning, RootUnusable, reason_of
 from ckpt_indexer.tree.local import locked_folder
 
 LOCK_GRACE_S = 0.5  # `status` holds the lock for a moment to see whether anybody else does
@@ -40,7 +40,7 @@ class LockedRoot:
         except Timeout:
             raise DaemonRunning(root=self.path) from None
         except OSError as error:
-            raise RootUnusable(root=self.path, reason=error.strerror or str(error)) from error
+            raise RootUnusable(root=self.path, reason=reason_of(error)) from error
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -36,7 +36,7 @@ from ckpt_indexer.training.callback import MetadataCallback
 from ckpt_indexer.training.run_facts import fetch_numbers
 from tests.manual.pages import PAGES, blocks
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, wait_for
-from tests.samples import Data, Interrupt, Interrupted, SaveByHand, Tiny, saver
+from tests.samples import Data, Interrupt, Interrupted, SaveByHand, Tiny, saver, trainer_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,19 +80,7 @@ def fit(
 ) -> Fitted:
     """Train ``samples.Tiny`` for five epochs of four steps, by default."""
     model = model or Tiny()
-    trainer = lightning.Trainer(
-        **{
-            "accelerator": "cpu",
-            "max_epochs": 5,
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "default_root_dir": str(folder),
-            **settings,
-        },
-        callbacks=callbacks,
-    )
+    trainer = lightning.Trainer(**(trainer_settings(folder) | settings), callbacks=callbacks)
     more = {} if resume is None else {"ckpt_path": str(resume), "weights_only": True}
     with our_warnings() as said, contextlib.suppress(Interrupted):
         trainer.fit(model, datamodule=Data(), **more)

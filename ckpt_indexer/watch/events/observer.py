@@ -25,7 +25,7 @@ from watchdog.events import FileDeletedEvent
 
 from ckpt_indexer import paths
 from ckpt_indexer.backoff import Backoff
-from ckpt_indexer.errors import WatchFailed
+from ckpt_indexer.errors import WatchFailed, reason_of
 from ckpt_indexer.watch.events.emitter import InotifyEmitter, WatchGap
 from ckpt_indexer.watch.events.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.events.mounts import Mount, read_mounts
@@ -92,7 +92,7 @@ class TreeObserver:
             emitter.start()
         except OSError as error:
             if is_first and error.errno not in _NO_RESOURCES:
-                raise WatchFailed(path=self._real_root, reason=error.strerror or str(error)) from error
+                raise WatchFailed(path=self._real_root, reason=reason_of(error)) from error
             cure = "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches (sysctl)"
             self._keeper.set("watch-failed", f"inotify is not to be had: {error.strerror}", cure)
             return
