@@ -26,9 +26,16 @@ ROOMS = {  # module prefix -> the tests that are asked
     "metadata": ["tests/metadata", "tests/first_user"],
     "index/codec": ["tests/index"],
     "index/query": ["tests/index", "tests/cli"],
+    "index/columns": ["tests/index", "tests/cli"],
+    "index/summary": ["tests/index", "tests/cli"],
+    "index/compare": ["tests/index"],
     "passes/judge": ["tests/passes"],
     "passes/retries": ["tests/passes", "tests/scenarios"],
     "passes/known": ["tests/passes"],
+    "passes/in_flight": ["tests/passes"],
+    "passes/changes": ["tests/passes"],
+    "passes/orphans": ["tests/passes"],
+    "passes/twins": ["tests/passes", "tests/first_user"],
     "passes/reconcile": ["tests/passes"],
     "watch/schedules": ["tests/watch/test_schedules.py", "tests/scenarios"],
     "watch/pace": ["tests/watch/test_pace.py", "tests/watch/test_schedules.py", "tests/scenarios"],
@@ -93,7 +100,8 @@ def modules() -> list[tuple[Path, list[str]]]:
         name = path.relative_to(REPOSITORY / "ckpt_indexer").with_suffix("").as_posix()
         prefixes = [room for room in ROOMS if name == room or name.startswith(f"{room}/")]
         if prefixes and path.name != "__init__.py":
-            tests = [test for test in ROOMS[max(prefixes, key=len)] if (REPOSITORY / test).exists()]
+            mirror = f"tests/{name.rpartition('/')[0]}/test_{path.stem}.py"  # the tests of this very module, asked first
+            tests = [test for test in (mirror, *ROOMS[max(prefixes, key=len)]) if (REPOSITORY / test).exists()]
             found.append((path.relative_to(REPOSITORY), tests))
     return found
 
