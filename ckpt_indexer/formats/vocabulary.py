@@ -1,0 +1,186 @@
+"""The names that training loops give to what they save: metrics, counts, settings, weights. Data, in one place.
+
+A number is a metric only because its name says so; which names do is written here and shown on the manual's page on
+facts. Everything is compared in lower case. Pure, and without state.
+
+A name is split into *words* at everything that is no letter or digit, and digits at a word's end are left out:
+``val/acc1`` has the words ``val`` and ``acc``. Its last word says what it is: ``focal_loss`` is a loss,
+``loss_weight`` a weight.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What is measured: the last word of a metric's name.
+METRIC_WORDS = frozenset(
+    """
+    loss losses err error metric metrics score scores fitness reward return
+    acc accuracy top prec precision recall hmean f fscore fmeasure sensitivity specificity auc auroc auprc ap map ar mar
+    iou miou dice jaccard kappa mcc pck em ned mrr ndcg hits
+    mae mse rmse mape smape r rsquared pearson spearman nll elbo kl kld bpc bpd ppl perplexity
+    psnr ssim lpips fid kid bleu sacrebleu rouge rougel chrf meteor cider spice comet cer wer per eer
+    sdr sisdr snr pesq stoi
+    """.split()
+) | {"f1", "f2", "r2", "top1", "top5", "rouge1", "rouge2"}
+NEEDS_DIGIT = frozenset({"f", "r", "top"})  # f1, r2, top5 are metrics; f, r and top alone say nothing
+MEASURED_ON = frozenset("val valid validation test train training eval evaluation dev".split())
+HELD_OUT = frozenset("val valid validation test eval evaluation dev".split())  # val_* is a metric, whatever follows
+AVERAGES = frozenset("mean avg average ema macro micro weighted total epoch step batch running std".split())
+# The last word of names that count or set something, and measure nothing.
+SETTING_WORDS = frozenset(
+    """
+    epoch epochs step steps iteration iterations iter iters batch batches update updates fold folds seed lr bs wd
+    momentum dropout rank run trial version v n k id idx index date time seconds size sizes samples tokens workers gpu
+    gpus node nodes port world layers width depth dim dims len length count num weight weights scale threshold thresh
+    thr alpha beta gamma lambda coef eps margin temperature interval every freq frequency split fraction ratio patience
+    tolerance delta warmup decay target bits smoothing accumulation accum shuffle limit duration runtime
+    """.split()
+)
+BEST_WORDS = frozenset("best lowest highest".split())  # of the run, not of this checkpoint
+EXTREME_WORDS = frozenset("min max minimum maximum".split())  # the same where what is left is a metric's name
+
+# A dict of numbers holds metrics if its key has one of these as a word …
+METRIC_GROUP_WORDS = frozenset("metric metrics result results score scores".split())
+# … or begins with what it was measured on, unless its last word says that it holds something else.
+NO_GROUP_WORDS = (
+    frozenset(
+        """
+        args arguments cfg config configs conf opt opts options params parameters hparams settings kwargs state states
+        dict loader dataloader dataset data sampler transform transforms classes class map mapping vocab tokenizer ids
+        labels weights history progress loop callback callbacks
+        """.split()
+    )
+    | SETTING_WORDS
+)
+
+# How far training had come: where it stands, the most specific first.
+EPOCH_PATHS = (
+    "epoch", "current_epoch", "cur_epoch", "epochs_completed", "epochs_run", "epochs", "meta.epoch", "trainer.epoch",
+    "trainer.current_epoch", "trainer.epochs_completed", "train_state.epoch", "training_state.epoch",
+    "trainer_state.epoch", "extra_state.epoch", "extra_state.train_iterator.epoch", "state.timestamp.epoch",
+    "state.timestamp.Timestamp.epoch", "state.epoch", "info.epoch", "metadata.epoch", "ss_epoch",
+)  # fmt: skip
+STEP_PATHS = (
+    "global_step", "global_steps", "step", "steps", "current_step", "iteration", "iterations", "iter", "iter_num",
+    "num_iter", "current_iter", "num_updates", "num_steps", "step_count", "total_steps", "meta.iter", "meta.iteration",
+    "meta.step", "trainer.global_step", "trainer.step", "trainer.iteration", "train_state.step",
+    "training_state.step", "trainer_state.global_step", "extra_state.num_updates", "extra_state.global_step",
+    "state.timestamp.batch", "state.timestamp.Timestamp.batch", "state.global_step", "state.step", "info.step",
+    "metadata.global_step", "metadata.step", "ss_steps",
+)  # fmt: skip
+
+# Where the weights stand: one model, by the names under which training loops save it.
+MODEL_KEYS = (
+    "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "net_state_dict", "weights",
+    "params", "state.model", "app.model",
+)  # fmt: skip
+# Models and parts that stand beside one another.
+NAMED_MODEL_WORDS = frozenset(
+    """
+    encoder decoder backbone neck head generator discriminator critic actor policy value student teacher g d netg netd
+    gen disc vae unet transformer classifier detector projector predictor embedder
+    """.split()
+)
+PART_NAMES = frozenset("encoder decoder backbone neck head".split())  # of one model: never copies of one another
+# Averages and copies of a model: the model itself only where nothing else is.
+COPY_WORDS = frozenset("ema ema_model averaged swa shadow target teacher avg average best current".split())
+# What is no model, whatever tensors it holds.
+NO_MODEL_WORDS = frozenset(
+    """
+    optim optimizer optimizers optimiser opt scheduler schedulers scaler loss losses criterion rng random callbacks
+    loops buffer replay sampler center queue stats statistics metrics args config history embeddings data dataset
+    """.split()
+)
+
+# Settings that the user gave: hyper-parameters, wherever training loops put them.
+HYPER_PARAMETER_KEYS = (
+    "hyper_parameters", "hparams", "hyperparameters", "hyper_params", "hyperparams", "params", "args", "arguments",
+    "train_args", "training_args", "config", "cfg", "conf", "opt", "opts", "options", "model_args", "model_config",
+    "model_cfg", "model_kwargs", "model_params", "model_hparams", "dims", "settings",
+)  # fmt: skip
+
+_WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z])")
+
+
+def words_of(name: str) -> list[str]:
+    """Split a name into its words, in lower case; numbers alone are none.
+
+    >>> words_of("metrics/mAP50-95(B)"), words_of("valLoss"), words_of("val/acc1")
+    (['metrics', 'map50', 'b'], ['val', 'loss'], ['val', 'acc1'])
+    """
+    return [word for word in _WORD.findall(_HUMP.sub("_", name).lower()) if not word.isdigit()]
+
+
+def is_metric_name(name: str) -> bool:
+    """Return whether a number of this name is a measurement of one checkpoint.
+
+    >>> [is_metric_name(n) for n in ("loss", "val/hmean", "acc1", "loss_val", "mAP_0.5", "val_anything", "focal_loss")]
+    [True, True, True, True, True, True, True]
+    >>> [is_metric_name(n) for n in ("loss_scale", "val_batch_size", "best_acc", "fold", "f", "min_loss", "r")]
+    [False, False, False, False, False, False, False]
+    """
+    words = words_of(name)
+    if not words or metric_of_best(name) is not None or BEST_WORDS & set(words):
+        return False
+    words = words[:-1] if len(words) > 1 and len(words[-1]) == 1 and words[-1] not in METRIC_WORDS else words  # "(B)"
+    first, last = words[0], words[-1]
+    if _bare(last) in SETTING_WORDS or last in SETTING_WORDS:
+        return False
+    if _is_measure(last):
+        return True
+    if _is_measure(first) and all(word in MEASURED_ON or word in AVERAGES for word in words[1:]):
+        return True
+    return len(words) > 1 and first in HELD_OUT
+
+
+def metric_of_best(name: str) -> str | None:
+    """Return the metric whose best value in the run a number of this name is; ``None`` if it is no such number.
+
+    >>> [metric_of_best(n) for n in ("best_acc1", "best_val_loss", "val_loss_min", "best", "best_metric")]
+    ['acc1', 'val_loss', 'val_loss', '', 'metric']
+    >>> [metric_of_best(n) for n in ("best_epoch", "acc", "max_steps", "max_epochs")]
+    [None, None, None, None]
+    """
+    words = words_of(name)
+    marks = {word for word in (*words[:1], *words[-1:]) if word in BEST_WORDS or word in EXTREME_WORDS}
+    if not marks or _bare(words[-1]) in SETTING_WORDS or words[-1] in SETTING_WORDS:
+        return None
+    mark = next(iter(marks & BEST_WORDS), None) or next(iter(marks))
+    parts = re.split(r"([^A-Za-z0-9]+)", _HUMP.sub("_", name))
+    at = next(i for i in (0, len(parts) - 1) if parts[i].lower() == mark) if mark in _ends(parts) else None
+    if at is None:
+        return None
+    left = "".join(parts[2:] if at == 0 else parts[:-2])
+    left = re.sub(r"^(?:model_score|so_far|model)$", "", left)
+    if mark in EXTREME_WORDS and not (left and is_metric_name(left)):
+        return None
+    return left
+
+
+def _ends(parts: list[str]) -> tuple[str, str]:
+    return parts[0].lower(), parts[-1].lower()
+
+
+def is_metric_group(key: str) -> bool:
+    """Return whether a dict of numbers under this key holds metrics.
+
+    >>> [is_metric_group(k) for k in ("metrics", "cleval_metrics", "val", "eval_results", "test", "train_metrics")]
+    [True, True, True, True, True, True]
+    >>> [is_metric_group(k) for k in ("vocab", "eval_args", "scaler", "val_loader", "best_metrics", "train")]
+    [False, False, False, False, False, False]
+    """
+    words = words_of(key)
+    if not words or BEST_WORDS & set(words) or words[-1] in NO_GROUP_WORDS:
+        return False
+    return words[-1] in METRIC_GROUP_WORDS or words[0] in HELD_OUT or (words[0] in METRIC_GROUP_WORDS and len(words) > 1)
+
+
+def _is_measure(word: str) -> bool:
+    bare = _bare(word)
+    return word in METRIC_WORDS - NEEDS_DIGIT or (bare in METRIC_WORDS and (bare not in NEEDS_DIGIT or bare != word))
+
+
+def _bare(word: str) -> str:
+    return word.rstrip("0123456789")
