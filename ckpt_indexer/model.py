@@ -21,6 +21,9 @@ Status = Literal["ok", "incomplete", "corrupt", "unsupported", "unreadable"]
 Format = Literal[
     "torch-zip", "torch-legacy", "torchscript", "safetensors", "pickle", "sharded-dcp", "sharded-deepspeed", "unknown"
 ]
+Role = Literal[
+    "model", "training-state", "other"
+]  # what a checkpoint holds: weights, what training needs besides, else
 Mode = Literal["min", "max"]
 Level = Literal["quick", "deep", "load"]  # how thorough a check was: the header, every byte, and torch's own loading
 Number = float | int | Literal["NaN", "Infinity", "-Infinity"]  # the three strings: JSON has no such numbers

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ckpt_indexer import paths
 from ckpt_indexer.errors import FormatProblem, NotRegularFile, reason_of
 from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart
-from ckpt_indexer.formats.frameworks.checkpoint import EPOCH_KEYS, STEP_KEYS
 from ckpt_indexer.formats.frameworks.sharded import (
     LATEST_NAME,
     META_NAME,
@@ -26,6 +25,7 @@ from ckpt_indexer.formats.frameworks.sharded import (
     missing_ranks,
     model_states_of,
 )
+from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
 from ckpt_indexer.model import Format, Problem
 from ckpt_indexer.tree.local import opened_at, opened_folder
 
@@ -80,7 +80,7 @@ def _read_dcp(folder: int, names: list[str], reader: Reader) -> Facts:
         raise FormatProblem("container-damaged", f"{METADATA_NAME} is not what torch.distributed.checkpoint writes")
     if META_NAME in names:
         meta = _read_at(folder, META_NAME, reader)
-        for name in ("tensors", "parameters", "files", "parts"):
+        for name in ("tensors", "parameters", "dtypes", "weights_bytes", "role", "files", "parts"):
             setattr(meta, name, getattr(facts, name))
         meta.has_optimizer = meta.has_optimizer or facts.has_optimizer
         meta.content_id = None  # meta.pt's own says nothing of the shards
@@ -99,7 +99,7 @@ def _read_dcp(folder: int, names: list[str], reader: Reader) -> Facts:
 
 def _read_counts(folder: int, facts: Facts, reader: Reader) -> None:
     """Read the epoch and the step where they were saved beside the tensors, each by itself."""
-    for field, keys in (("epoch", EPOCH_KEYS), ("global_step", STEP_KEYS)):
+    for field, keys in (("epoch", EPOCH_PATHS), ("global_step", STEP_PATHS)):
         part = next((facts.parts[key] for key in keys if key in facts.parts), None)
         if part is not None and getattr(facts, field) is None:
             value = _read_part(folder, part, reader)
