@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
     from ckpt_indexer.model import Entry, Fingerprint, Status, TwinScore
     from ckpt_indexer.passes.evidence import Evidence
+    from ckpt_indexer.paths import RelPath
 
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
@@ -73,7 +74,7 @@ class SidecarSettings(NamedTuple):
 class SecondName(NamedTuple):
     """Where the sidecar is to be written a second time."""
 
-    path: str  # relative to the root
+    path: RelPath
     replaces: Fingerprint | None  # what stood there when it was read; ``None``: nothing
 
 
@@ -107,7 +108,7 @@ def judge(evidence: Evidence, settings: SidecarSettings, twin: TwinScore | None 
     entry.metadata_problem = evidence.sidecar.problem
     action = action_for(owner_of(evidence, document), entry.status, settings)
     if action is Action.KEEP:
-        entry.metadata_file = paths.sidecar_path(evidence.key)
+        entry.metadata_file = paths.to_key(paths.sidecar_path(paths.to_path(evidence.key)))
     second = second_name(evidence) if action is Action.WRITE and settings.has_both_names else None
     return Verdict(entry, action, document, second, look_again_after_s(evidence))
 
