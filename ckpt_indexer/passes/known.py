@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+# Problems of a link that could not be followed: its ``link_target`` is its own text. With any other it is a key, also
+# where the target cannot be used. "io-error" may be either, and is tried again in any case.
+_UNRESOLVED = frozenset({"link-dangling", "link-loop", "link-outside", "io-error"})
+
 
 class Cause(enum.Enum):
     """Why an entry has to be made again although its stamp may say that nothing changed."""
@@ -178,6 +182,6 @@ def _link_leads_to(entry: Entry) -> Key | None:
     """Return the key at which a link's target is, or would be if it were there; ``None`` for what is no link."""
     if entry.link_target is None:
         return None
-    if entry.problem is None:
+    if entry.problem is None or entry.problem.code not in _UNRESOLVED:
         return Key(entry.link_target)
     return Key(posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.link_target)))

@@ -52,6 +52,24 @@ def test_it_is_the_same_whether_it_was_loaded_or_recorded(how: str) -> None:
     assert known.invalidate_run("r1") == ["ok.ckpt", "bad.ckpt"]
 
 
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ("a/e.ckpt", "truncated"),
+        ("a/e.ckpt", "container-damaged"),
+        ("a/e.ckpt", "not-a-file"),
+        ("e.ckpt", "link-dangling"),
+        ("../a/e.ckpt", "link-dangling"),
+        ("e.ckpt", "link-loop"),
+    ],
+)
+def test_a_link_leads_to_its_target_whether_its_text_or_the_targets_key_is_known(target: str, code: str) -> None:
+    known = Known()
+    problem = Problem.of(code)
+    known.record(entry("a/last.ckpt", link_target=target, status=problem.status, problem=problem))
+    assert known.links == {"a/last.ckpt": "a/e.ckpt"}
+
+
 def test_what_the_checkpoints_of_a_run_have_in_common_is_in_memory_once() -> None:
     known = Known()
     known.load(any_entry(f"{i}.ckpt", config_path=f"{'c' * 5}.yaml", config_fingerprint=(1, 2, 3)) for i in range(3))
