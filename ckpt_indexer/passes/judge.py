@@ -15,13 +15,13 @@ from ckpt_indexer import paths
 from ckpt_indexer.metadata.compose import compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of, write_stamp
 from ckpt_indexer.model import RULES, Problem
+from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.trackers.wandb.run import FLUSH_S
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
     from ckpt_indexer.model import Entry, Fingerprint, Status, TwinScore
     from ckpt_indexer.passes.evidence import Evidence
-    from ckpt_indexer.paths import RelPath
 
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
@@ -217,7 +217,7 @@ def _other_document(evidence: Evidence) -> tuple[Document | None, str | None]:
     found, document = evidence.stamp.other, evidence.other.document
     if found is None:
         return None, None
-    name = _name(paths.to_path(found.path))
+    name = _name(found.path)  # as a key: a warning is written, and a name on disk may be no text
     if evidence.other.problem is not None:
         return None, f"{name} beside it was not used: {evidence.other.problem.message}"
     if document is None or document.indexer is not None:
@@ -231,6 +231,8 @@ def _other_document(evidence: Evidence) -> tuple[Document | None, str | None]:
 
 def _subject(document: Document) -> str:
     """Return the name of the checkpoint that a sidecar says it is about, whatever machine wrote it."""
+    if document.indexer is not None:
+        return _name(paths.to_path(Key(document.checkpoint_path)))
     return _name(document.checkpoint_path.replace("\\", "/"))
 
 

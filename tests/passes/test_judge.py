@@ -30,13 +30,14 @@ from ckpt_indexer.passes.judge import (
     owner_of,
     second_name,
 )
-from ckpt_indexer.paths import Key, RelPath, to_key
+from ckpt_indexer.paths import Key, RelPath, to_key, to_path
 from ckpt_indexer.trackers.wandb.run import Run
 
 KEY = Key("exp/checkpoints/best.ckpt")
 SIDECAR = f"{KEY}.metadata.yaml"
 SECOND = RelPath("exp/checkpoints/best.metadata.yaml")
 BESIDE = to_key(SECOND)
+ODD_KEY, ODD_BESIDE = Key("exp/\\xff.ckpt"), Key("exp/\\xff.metadata.yaml")  # of a name that is no text
 NOW_NS = 1_700_000_000_000_000_000
 BEFORE, AFTER = (7, NOW_NS - 1, 3), (7, NOW_NS + 1, 3)  # of a sidecar: older and newer than the checkpoint
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -255,6 +256,13 @@ def test_one_that_cannot_be_read_or_is_ours_or_outdated_does_not_count() -> None
     assert document_of(with_other(theirs(), fingerprint=(7, NOW_NS, 3)), None).exp_name == "theirs"
 
 
+def test_the_warning_about_a_name_that_is_no_text_can_be_written() -> None:
+    given = with_other(None, path=ODD_BESIDE, key=ODD_KEY)
+    document = document_of(replace(given, other=Sidecar(problem=Problem.of("sidecar-invalid", "no mapping"))), None)
+    assert document.indexer is not None
+    assert document.indexer.warnings == ["\\xff.metadata.yaml beside it was not used: no mapping"]
+
+
 def test_where_two_programs_wrote_the_one_under_the_checkpoints_own_name_wins() -> None:
     given = with_other(theirs(exp_name="other"))
     given = replace(given, stamp=replace(given.stamp, sidecar=AFTER), sidecar=Sidecar(theirs(exp_name="own")))
@@ -281,6 +289,11 @@ def test_where_two_programs_wrote_the_one_under_the_checkpoints_own_name_wins() 
         (with_other(theirs(), fingerprint=BEFORE), SecondName(SECOND, BEFORE)),  # about what the checkpoint was before
         (with_other(theirs("whatever"), fingerprint=BEFORE), None),
         (with_other(None), None),  # it cannot be read
+        (with_other(ours(key="old/best.ckpt"), fingerprint=BEFORE), SecondName(SECOND, BEFORE)),  # its folder was moved
+        (
+            with_other(ours(key="old/\\xff.ckpt"), path=ODD_BESIDE, fingerprint=BEFORE, key=ODD_KEY),
+            SecondName(to_path(ODD_BESIDE), BEFORE),
+        ),
         (evidence(key="exp/model.bin"), SecondName(RelPath("exp/model.metadata.yaml"), None)),
         (evidence(key="exp/a\\xff.ckpt"), SecondName(RelPath("exp/a\udcff.metadata.yaml"), None)),
     ],
