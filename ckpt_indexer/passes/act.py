@@ -19,7 +19,6 @@ from ckpt_indexer.metadata.sidecar import encode_sidecar
 from ckpt_indexer.model import OtherSidecar, Problem
 from ckpt_indexer.passes.evidence import LASTING
 from ckpt_indexer.passes.judge import Action
-from ckpt_indexer.paths import RelPath
 from ckpt_indexer.tree.local import fingerprint_at, opened_folder, replace_file
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.model import Entry, Fingerprint
     from ckpt_indexer.passes.evidence import Sidecar
     from ckpt_indexer.passes.judge import SecondName, SidecarSettings, Verdict
-    from ckpt_indexer.paths import Key
+    from ckpt_indexer.paths import Key, RelPath
 
 
 class Examined(NamedTuple):
@@ -58,7 +57,7 @@ def remove_sidecars(root: str, key: Key, read_sidecar: Callable[[RelPath], Sidec
     """
     checkpoint = paths.to_path(key)
     for suffix in paths.KNOWN_SUFFIXES:
-        second = RelPath(checkpoint.removesuffix(suffix) + paths.SIDECAR_SUFFIX)
+        second = paths.other_sidecar_paths(checkpoint, (suffix,))[0]
         if key.endswith(suffix) and os.path.lexists(os.path.join(root, second)):
             found = read_sidecar(second)
             is_ours = found.document is not None and found.document.indexer is not None

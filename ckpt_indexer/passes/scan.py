@@ -146,7 +146,6 @@ class _Walk:
             beside: dict[str, Fingerprint] = {}  # files that are about the checkpoint of the same stem
             alike: set[str] = set()  # names that may be checkpoints, by whatever suffix
             inner: list[str] = []
-            prefix = f"{folder}/" if folder else ""
             try:
                 with os.scandir(f"{self.root}/{folder}") as entries:
                     for entry in entries:
@@ -168,11 +167,11 @@ class _Walk:
                             if (status := _lstat(entry)) is not None and stat.S_ISREG(status.st_mode):
                                 beside[name] = fingerprint_of(status)
                         elif name == paths.CONFIG_NAME:
-                            config = self._shared_config_at(RelPath(prefix + name)) or config
+                            config = self._shared_config_at(paths.join(folder, name)) or config
                         elif paths.is_temporary(name):
-                            self.temporaries.append(RelPath(prefix + name))
+                            self.temporaries.append(paths.join(folder, name))
                 if paths.HYDRA_FOLDER in inner:
-                    config = self._config_at(RelPath(f"{prefix}{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}")) or config
+                    config = self._config_at(paths.join(folder, f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}")) or config
                 if wandb.FOLDER in inner:
                     around = _Around(config, {**around.runs, folder: wandb.list_runs(self.root, folder)})
                 elif config is not around.config:
@@ -182,7 +181,7 @@ class _Walk:
                     self._note_unseen(folder, error)
                 continue
             for name, status in checkpoints:
-                path = RelPath(prefix + name)
+                path = paths.join(folder, name)
                 sidecar = sidecars.pop(name, None)
                 if stat.S_ISREG(status.st_mode) and not around.runs and not beside:
                     # Nearly all are so, and what `_checkpoint` does more costs as much again as the system's stat.
@@ -190,8 +189,8 @@ class _Walk:
                     self.found[paths.to_key(path)] = Found(stamp, None, False, status.st_nlink > 1)
                 else:
                     self._checkpoint(path, status, sidecar, around, (beside, alike))
-            self.orphans.update((paths.to_key(RelPath(prefix + name)), print_) for name, print_ in sidecars.items())
-            waiting += [(RelPath(prefix + name), around) for name in inner]
+            self.orphans.update((paths.to_key(paths.join(folder, name)), print_) for name, print_ in sidecars.items())
+            waiting += [(paths.join(folder, name), around) for name in inner]
 
     def _checkpoint(
         self,
