@@ -93,7 +93,7 @@ class Monitor(msgspec.Struct, gc=False):
 class Twin(msgspec.Struct, frozen=True, gc=False):
     """The checkpoint whose score another one has, because the two are the same save."""
 
-    path: str  # its key
+    path: Key
     is_selected: bool = False  # the checkpoint itself says that it was selected by that metric
 
 
@@ -101,13 +101,13 @@ class TwinScore(NamedTuple):
     """A score, and the key of the checkpoint whose own it is."""
 
     monitor: Monitor
-    path: str
+    path: Key
 
 
 class OtherSidecar(msgspec.Struct, frozen=True, gc=False):
     """A sidecar under the name that other programs give it: ``best.metadata.yaml`` beside ``best.ckpt``."""
 
-    path: str  # relative to the root
+    path: Key
     fingerprint: Fingerprint
     is_shared: bool = False  # several checkpoints beside it could be the one it is about
 
@@ -120,8 +120,8 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
     link_target: str | None = None  # as in the entry
     sidecar: Fingerprint | None = None
-    config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
-    run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
+    config: tuple[Key, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+    run: tuple[Key, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
     other: OtherSidecar | None = None  # a sidecar under another program's name
 
 
@@ -161,15 +161,15 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     encoder: str | None = None
     parameters: int | None = None  # elements in the state dict's tensors, shared storage counted once
     lightning_version: str | None = None
-    metadata_file: str | None = None  # the sidecar's path relative to the root
+    metadata_file: Key | None = None  # the sidecar's path relative to the root
     metadata_source: Literal["sidecar", "embedded", "checkpoint", "config", "wandb"] | None = None
     metadata_problem: Problem | None = None
     metadata_fingerprint: Fingerprint | None = None  # of the sidecar
     other_sidecar: OtherSidecar | None = None  # another program's, under its name
-    config_path: str | None = None  # relative to the root
+    config_path: Key | None = None  # relative to the root
     config_fingerprint: Fingerprint | None = None
     wandb_run_id: str | None = None
-    wandb_path: str | None = None  # of the folder of the run that was looked at for it, relative to the root
+    wandb_path: Key | None = None  # of the folder of the run that was looked at for it, relative to the root
     wandb_fingerprint: Fingerprint | None = None
     content_id: str | None = None
     weights_id: str | None = None  # the same over the model's tensors alone

@@ -100,7 +100,8 @@ COPY_WORDS = AVERAGE_WORDS | _words("teacher best current")
 NO_MODEL_WORDS = _words(
     """
     optim optimizer optimizers optimiser opt scheduler schedulers scaler loss losses criterion rng random callbacks
-    loops buffer replay sampler center queue stats statistics metrics args config history embeddings data dataset fragments
+    loops buffer replay sampler center queue stats statistics metrics args config history embeddings data dataset
+    fragments
     """
 )
 

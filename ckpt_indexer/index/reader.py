@@ -217,7 +217,7 @@ def _decode(data: bytes, root: str, path: str, known: _Known | None) -> tuple[In
         pass
     # Slow path: an entry made by hand or by a newer version must not hide the others.
     index = codec.decode_index(data, path)
-    entries = {}
+    entries: dict[str, Entry] = {}
     for key, raw in index.entries.items():
         try:
             entries[key] = codec.decode_entry(raw)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.formats.facts import Facts
+    from ckpt_indexer.paths import Key
 
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
@@ -60,6 +61,7 @@ class Config(msgspec.Struct):
 class _Tiers(NamedTuple):
     """What each tier says of one checkpoint."""
 
+    key: Key
     names: list[str]  # of the checkpoint; of a link its target's first
     in_names: NameFacts
     facts: Facts  # tier 3
@@ -82,7 +84,7 @@ class _Tiers(NamedTuple):
 
 def compose(
     *,
-    key: str,
+    key: Key,
     link_target: str | None,
     fingerprint: Fingerprint,
     facts: Facts,
@@ -95,8 +97,8 @@ def compose(
     From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
     *twin* is the score of another checkpoint that is the same save; it counts where this one has none of its own.
     """
-    names = [key] if link_target is None else [link_target, key]
-    tiers = _Tiers(names, _named(names), facts, parse_embedded(facts.embedded), config, run)
+    names: list[str] = [key] if link_target is None else [link_target, key]
+    tiers = _Tiers(key, names, _named(names), facts, parse_embedded(facts.embedded), config, run)
     metrics, score, metrics_source = _metrics(tiers)
     score, score_of = _with_twin(score, twin, metrics)
     model, model_source = _model(tiers)
@@ -194,7 +196,7 @@ def _exp_name(tiers: _Tiers) -> tuple[str, Source]:
         return tiers.told.exp_name, "embedded"
     if configured := find_text(tiers.content, "exp_name", "experiment_name"):
         return configured, "config"
-    return place_of(tiers.names[-1]).experiment.rpartition("/")[2], "path"
+    return place_of(tiers.key).experiment.rpartition("/")[2], "path"
 
 
 def _config_path(tiers: _Tiers) -> tuple[str | None, Source | None]:

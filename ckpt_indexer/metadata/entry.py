@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Stamp, Twin, to_number, utc_text
-from ckpt_indexer.paths import Key, place_of
+from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
+    from ckpt_indexer.paths import Key
 
 
-def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, problem: Problem | None) -> Entry:
+def bare_entry(key: Key, fingerprint: Fingerprint, link_target: str | None, problem: Problem | None) -> Entry:
     """Make the entry of a checkpoint of which only its place is known."""
     place = place_of(key)
     return Entry(
-        path=Key(key),
+        path=key,
         experiment=place.experiment,
         name=place.name,
         size_bytes=fingerprint[0],
@@ -29,7 +30,7 @@ def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, prob
     )
 
 
-def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target: str | None) -> Entry:
+def entry_of(document: Document, key: Key, fingerprint: Fingerprint, link_target: str | None) -> Entry:
     """Make a checkpoint's entry from its document."""
     indexer = document.indexer
     assert indexer is not None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ckpt_indexer.model import PROBLEMS, Fingerprint, Format
+from ckpt_indexer.paths import Key
 
 SCHEMA_VERSION = "1.0"
 UNKNOWN = "unknown"
@@ -124,7 +125,7 @@ class DocumentProblem(_Part):
 class TwinPart(_Part):
     """The checkpoint whose score this one has, as ``model.Twin``."""
 
-    path: str
+    path: Key
     is_selected: bool = False
 
 

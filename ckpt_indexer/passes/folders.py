@@ -27,6 +27,7 @@ from ckpt_indexer.formats.frameworks.sharded import (
 )
 from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
 from ckpt_indexer.model import Format, Problem
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.tree.local import opened_at, opened_folder
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def problem_of(error: OSError) -> Problem:
     return Problem.of(_CODES.get(error.errno or 0, "io-error"), reason_of(error))
 
 
-def check_folder(root: str, path: str, reader: Reader) -> Facts:
+def check_folder(root: str, path: RelPath, reader: Reader) -> Facts:
     """Read the checkpoint at *path* below *root*; what is wrong with it becomes the facts' problem."""
     format_: Format = "unknown"
     try:
@@ -135,7 +136,7 @@ def _read_deepspeed(folder: int, names: list[str], reader: Reader) -> Facts:
 def _opened_tag(folder: int, tag: str) -> Iterator[int]:
     with contextlib.ExitStack() as opened:
         try:
-            inner = opened.enter_context(opened_folder(folder, tag))
+            inner = opened.enter_context(opened_folder(folder, RelPath(tag)))
         except NotADirectoryError:  # a link, too
             raise FormatProblem("record-missing", f"{tag[:100]} is no folder") from None
         yield inner
@@ -160,7 +161,7 @@ def _read_at(folder: int, name: str, reader: Reader) -> Facts:
 
 
 def _problem_of_shard(folder: int, name: str, size: int) -> Problem | None:
-    parent, _, leaf = name.rpartition("/")
+    parent, leaf = paths.split(RelPath(name))
     try:
         with opened_folder(folder, parent) as inner:
             found = os.stat(leaf, dir_fd=inner, follow_symlinks=False)
@@ -179,7 +180,7 @@ def _read_part(folder: int, part: FilePart, reader: Reader) -> int | float | str
     """Read one value that was saved by itself, as a file of its own: a reader takes descriptors, not offsets."""
     if part.length > VALUE_FILE_MAX:
         return None
-    parent, _, leaf = part.name.rpartition("/")
+    parent, leaf = paths.split(RelPath(part.name))
     try:
         with opened_folder(folder, parent) as inner, opened_at(inner, leaf) as shard:
             data = os.pread(shard, part.length, part.offset)

@@ -20,6 +20,7 @@ from ckpt_indexer.index.query import fold
 from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part, parse_class
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.model import Twin
+from ckpt_indexer.paths import Key
 from tests.older_reader import refusal
 from tests.process import Daemon, encoded, index_equals_disk, put, run, wait_for
 from tests.samples import Tiny, train
@@ -278,7 +279,7 @@ def test_a_twins_score_follows_the_one_that_it_is_from(tmp_path: Path) -> None:
     assert [score and score.value for score in scores()] == [0.5, 0.5]
     entries = read_index(tmp_path).entries
     twins = [entries[f"e/checkpoints/{n}.ckpt"].twin for n in ("best", "last")]
-    assert twins == [None, Twin("e/checkpoints/best.ckpt")]
+    assert twins == [None, Twin(Key("e/checkpoints/best.ckpt"))]
     other.unlink()
     assert scores() == [None, None]
 

@@ -22,7 +22,7 @@ from ckpt_indexer.index.codec import (
     same_content,
 )
 from ckpt_indexer.model import Entry, Monitor, Problem
-from ckpt_indexer.paths import place_of
+from ckpt_indexer.paths import Key, place_of
 from tests.index import entries
 from tests.index.entries import entry
 
@@ -120,7 +120,7 @@ def test_an_entry_that_is_written_is_read_the_same(of: Entry) -> None:
 
 
 @given(entries.keys)
-def test_the_path_rule_of_the_first_index_gives_the_key(key: str) -> None:
+def test_the_path_rule_of_the_first_index_gives_the_key(key: Key) -> None:
     place = place_of(key)
     assert posixpath.normpath(posixpath.join(place.experiment, "checkpoints", place.name)) == key
 
