@@ -57,7 +57,7 @@ PROBLEMS: dict[str, Status] = {
     "sidecar-invalid": "ok",
     "sidecar-unwritable": "ok",
 }
-RULES = 2  # version of how facts are found and written; what was made by older ones is read again once
+RULES = 3  # version of how facts are found and written; what was made by older ones is read again once
 MESSAGE_MAX = 300  # characters; a message may quote the file, and files may hold anything
 
 
@@ -88,6 +88,15 @@ class Monitor(msgspec.Struct, gc=False):
     name: str
     mode: Mode | None = None
     value: Number | None = None  # the score of this very checkpoint; never another one's
+
+
+class RunBest(msgspec.Struct, frozen=True, gc=False):
+    """The best of the run so far, as known when the checkpoint was saved; it says nothing of the checkpoint itself."""
+
+    name: str | None = None  # of the metric
+    value: Number | None = None
+    mode: Mode | None = None
+    path: str | None = None  # of the best checkpoint, on the training machine
 
 
 class Twin(msgspec.Struct, frozen=True, gc=False):
@@ -148,6 +157,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     mtime: str  # ISO 8601, UTC, microseconds
     fingerprint: Fingerprint
     format: Format = "unknown"
+    role: Role | None = None
     status: Status = "ok"
     problem: Problem | None = None
     link_target: str | None = None  # of a symlink: the target's key, or the link's text where that is not in the root
@@ -157,9 +167,13 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     metrics: dict[str, Number] = {}
     monitor: Monitor | None = None
     twin: Twin | None = None  # where the monitor's value is another checkpoint's, which is the same save
+    run_best: RunBest | None = None
     architecture: str | None = None
     encoder: str | None = None
-    parameters: int | None = None  # elements in the state dict's tensors, shared storage counted once
+    parameters: int | None = None  # elements of the weights, shared storage counted once; None: not all are understood
+    dtypes: dict[str, int] = {}  # torch's name of a dtype -> parameters
+    weights_bytes: int | None = None  # in memory
+    optimizer_bytes: int | None = None  # of the tensors in the optimizers' states
     lightning_version: str | None = None
     metadata_file: Key | None = None  # the sidecar's path relative to the root
     metadata_source: Literal["sidecar", "embedded", "checkpoint", "config", "wandb"] | None = None
@@ -187,6 +201,11 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
             health.status == "ok" and before is not None and self.problem is not None and self.problem == before.problem
         ):
             self.status, self.problem = "ok", None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is a model that can be loaded; an entry of older rules says no role."""
+        return self.status == "ok" and self.role in (None, "model")
 
     def metric(self, name: str) -> float | None:
         """Return a metric as a float (NaN and infinities included), ``None`` where it is not known."""

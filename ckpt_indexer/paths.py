@@ -35,6 +35,8 @@ TEMPORARY_PREFIX = ".ckpt-indexer-"  # + random + suffix: short, because a check
 TEMPORARY_SUFFIX = ".tmp"
 NAME_BYTES_MAX = 255  # NAME_MAX of every Linux file system in use
 CONFIG_NAME = "config.yaml"
+# What loggers and trainers write of a run's settings, in the order they are believed; a configuration above is more.
+SETTINGS_NAMES = ("hparams.yaml", "args.yaml", "config.json")  # Lightning's loggers; timm; Hugging Face
 HYDRA_FOLDER = ".hydra"
 
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,15}){1,2}")
@@ -196,7 +198,7 @@ def subject_of(path: RelPath, suffixes: tuple[str, ...] = SUFFIXES) -> RelPath |
     name = parts[-1]
     if is_checkpoint(name.removesuffix(SIDECAR_SUFFIX), suffixes):
         return RelPath(path.removesuffix(SIDECAR_SUFFIX))
-    if name == CONFIG_NAME:
+    if name == CONFIG_NAME or name in SETTINGS_NAMES:
         parts.pop()
         if parts and parts[-1] == HYDRA_FOLDER:
             parts.pop()

@@ -205,8 +205,6 @@ class _Run:
         warnings = list(checked.warnings)
         if target.found.stamp.sidecar is None:
             warnings.append("there is no sidecar")
-        if target.found.stamp.config is None:
-            warnings.append("there is no configuration (.hydra/config.yaml or config.yaml) above it")
         neighbour = checked.neighbour
         if checked.problem is not None:
             mine = self._candidate(target.root, target.key, target.found)

@@ -32,7 +32,7 @@ class MonitorState(msgspec.Struct):
     best_k_models: dict[str, float] = {}  # path -> score
 
 
-class RunBest(msgspec.Struct, frozen=True):
+class RunBestFacts(msgspec.Struct, frozen=True):
     """The best of the run so far, as the checkpoint was told; nothing of the checkpoint itself."""
 
     name: str | None = None  # of the metric
@@ -80,7 +80,7 @@ class Facts(msgspec.Struct):
     hyper_parameters: dict[str, Any] | None = None  # plain data
     datamodule_hyper_parameters: dict[str, Any] | None = None
     metrics: dict[str, dict[str, float]] = {}  # key of the checkpoint ("" for its root) -> name -> number
-    run_best: RunBest | None = None
+    run_best: RunBestFacts | None = None
     role: Role | None = None  # None where it could not be read
     architecture: str | None = None  # the name that the checkpoint gives to its model
     loss: str | None = None  # the class of a loss that was saved as an object

@@ -49,8 +49,14 @@ class Listed(msgspec.Struct):
     experiment: str
     name: str
     status: str = "ok"  # as in an entry: one that was made by hand may lack it
+    role: str | None = None
     mtime: str = ""
     metadata_file: Key | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """As ``Entry.is_usable``."""
+        return self.status == "ok" and self.role in (None, "model")
 
 
 _listed_decoder = msgspec.json.Decoder(Listed)

@@ -51,7 +51,7 @@ class IndexView(msgspec.Struct, frozen=True):
 
     def usable(self) -> Iterator[Entry]:
         """Iterate over the checkpoints that can be loaded."""
-        return (entry for entry in self.entries.values() if entry.status == "ok")
+        return (entry for entry in self.entries.values() if entry.is_usable)
 
     def select(self, *filters: str, order: str = "path", search: str = "") -> list[Entry]:
         """Return the entries that satisfy all *filters*, sorted, as ``ckpt-indexer list`` does.

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ckpt_indexer import __version__
 from ckpt_indexer.metadata.architecture import recognise_encoder
-from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part
+from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.fit import fit
 from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
@@ -25,6 +25,8 @@ from ckpt_indexer.metadata.schema import (
     IndexerPart,
     Metrics,
     Model,
+    ModelPart,
+    RunBestPart,
     Source,
     Tier,
     Training,
@@ -157,9 +159,15 @@ def _indexer_part(
         monitor_value=score,
         twin=score_of,
         lightning_version=facts.lightning_version,
+        role=facts.role,
+        run_best=None if facts.run_best is None else RunBestPart(**msgspec.structs.asdict(facts.run_best)),
         parameters=facts.parameters,
         tensors=None if facts.tensors is None else len(facts.tensors),
+        dtypes=facts.dtypes,
+        weights_bytes=facts.weights_bytes,
+        models=[ModelPart(**msgspec.structs.asdict(each)) for each in facts.models],
         has_optimizer=facts.has_optimizer,
+        optimizer_bytes=facts.optimizer_bytes,
         content_id=facts.content_id,
         weights_id=facts.weights_id,
         hyper_parameters=facts.hyper_parameters,
@@ -353,7 +361,9 @@ def _model(tiers: _Tiers) -> tuple[Model, Source]:
     facts, in_run = tiers.facts, tiers.logged_config
     model = model_part(dict(tiers.content))
     source: Source = "config" if _known(model.model_dump()) else "checkpoint"
-    for fallback in (facts.hyper_parameters, in_run):
+    named = {"architecture": facts.architecture, "loss": facts.loss}
+    named = {key: snake_case(name) if key == "loss" else name for key, name in named.items() if name is not None}
+    for fallback in (named, facts.hyper_parameters, in_run):
         if fallback:
             model = Model.model_validate(_merged(model_part(dict(fallback)).model_dump(), model.model_dump()))
             if source == "checkpoint" and fallback is in_run and _known(model.model_dump()):

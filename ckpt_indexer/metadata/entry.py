@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Stamp, Twin, to_number, utc_text
+from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, RunBest, Stamp, Twin, to_number, utc_text
 from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,13 @@ def entry_of(document: Document, key: Key, fingerprint: Fingerprint, link_target
         entry.twin = Twin(indexer.twin.path, indexer.twin.is_selected)
     entry.architecture = _known(document.model.architecture)
     entry.encoder = _known(document.model.encoder.model_name)
+    entry.role = indexer.role
+    if (best := indexer.run_best) is not None:
+        entry.run_best = RunBest(best.name, None if best.value is None else to_number(best.value), best.mode, best.path)
     entry.parameters = indexer.parameters
+    entry.dtypes = indexer.dtypes
+    entry.weights_bytes = indexer.weights_bytes
+    entry.optimizer_bytes = indexer.optimizer_bytes
     entry.lightning_version = indexer.lightning_version
     entry.metadata_source = indexer.source
     entry.wandb_run_id = document.wandb_run_id

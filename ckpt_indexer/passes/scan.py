@@ -24,13 +24,16 @@ from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 # A sidecar or configuration that cannot be reached counts as none: the checkpoint is to be indexed without it. Any
 # other error may pass, and must not look like a change.
 _OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_HYDRA_CONFIG = f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}"
+_CONFIGS = (_HYDRA_CONFIG, paths.CONFIG_NAME)  # in one folder, Hydra's own record wins
+_SHARED_NAMES = frozenset((paths.CONFIG_NAME, *paths.SETTINGS_NAMES))
 _BESIDE = (*paths.OTHER_SIDECAR_ENDS, *paths.OWN_CONFIG_ENDS)
 
 
@@ -94,6 +97,7 @@ class _Around(NamedTuple):
     """What the folders above a checkpoint say of it."""
 
     config: tuple[Key, Fingerprint] | None = None  # as in the stamp
+    settings: tuple[Key, Fingerprint] | None = None  # what stands for it where there is none
     runs: Mapping[RelPath, dict[str, list[RelPath]]] = MappingProxyType({})  # folder -> what ``list_runs`` gives of it
 
 
@@ -139,8 +143,8 @@ class _Walk:
         while waiting:
             self._check_stop()
             folder, around = waiting.pop()
-            config = around.config
             self.folders += 1
+            named: set[str] = set()  # configurations and settings
             checkpoints: list[tuple[str, os.stat_result]] = []
             sidecars: dict[str, Fingerprint] = {}
             beside: dict[str, Fingerprint] = {}  # files that are about the checkpoint of the same stem
@@ -166,16 +170,20 @@ class _Walk:
                         elif name.endswith(_BESIDE):
                             if (status := _lstat(entry)) is not None and stat.S_ISREG(status.st_mode):
                                 beside[name] = fingerprint_of(status)
-                        elif name == paths.CONFIG_NAME:
-                            config = self._shared_config_at(paths.join(folder, name)) or config
+                        elif name in _SHARED_NAMES:
+                            named.add(name)
                         elif paths.is_temporary(name):
                             self.temporaries.append(paths.join(folder, name))
                 if paths.HYDRA_FOLDER in inner:
-                    config = self._config_at(paths.join(folder, f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}")) or config
+                    named.add(_HYDRA_CONFIG)
+                if named:
+                    around = around._replace(
+                        config=self._first_of(folder, _CONFIGS, named) or around.config,
+                        settings=self._first_of(folder, paths.SETTINGS_NAMES, named) or around.settings,
+                    )
                 if wandb.FOLDER in inner:
-                    around = _Around(config, {**around.runs, folder: wandb.list_runs(self.root, folder)})
-                elif config is not around.config:
-                    around = _Around(config, around.runs)
+                    around = around._replace(runs={**around.runs, folder: wandb.list_runs(self.root, folder)})
+                config = around.config or around.settings
             except OSError as error:
                 if error.errno not in _GONE or not folder:
                     self._note_unseen(folder, error)
@@ -203,7 +211,8 @@ class _Walk:
         """Add one checkpoint; *listed* is what its folder's listing had: what stands beside it, and what is alike."""
         try:
             run = self._run(path, around)
-            config = self._own_config(path, None if listed is None else listed[0]) or around.config
+            own = self._own_config(path, None if listed is None else listed[0])
+            config = own or around.config or around.settings
             other = self._other_sidecar(path, listed)
             stamp = Stamp(fingerprint_of(status), None, sidecar, config, run, other)
             self.found[paths.to_key(path)] = self._found(path, status, stamp)
@@ -299,7 +308,11 @@ class _Walk:
             # Asked first, because it is rarely there, and to be told so by opening it takes ten times as long.
             if _lstat_at(f"{self.root}/{folder}/{wandb.FOLDER}", _OUT_OF_REACH) is not None:
                 runs[folder] = wandb.list_runs(self.root, folder)
-        around = _Around(self._config_above(above), {folder: found for folder, found in runs.items() if found})
+        around = _Around(
+            self._nearest(above, _CONFIGS),
+            self._nearest(above, paths.SETTINGS_NAMES),
+            {folder: found for folder, found in runs.items() if found},
+        )
         self.arounds[above[0]] = around
         return around
 
@@ -307,7 +320,8 @@ class _Walk:
         """Find the Weights & Biases run that the checkpoint belongs to, as far as names tell."""
         if not around.runs:
             return None
-        home = None if around.config is None else paths.subject_of(paths.to_path(around.config[0]))
+        config = around.config or around.settings
+        home = None if config is None else paths.subject_of(paths.to_path(config[0]))
         folders = wandb.find_run(path, around.runs, home=home)
         if not folders:
             return None
@@ -316,13 +330,19 @@ class _Walk:
         status = self.runs[folders[0]]
         return None if status is None else (paths.to_key(folders[0]), status.fingerprint)
 
-    def _config_above(self, above: list[RelPath]) -> tuple[Key, Fingerprint] | None:
-        """Find the nearest configuration in the folders *above*; in one folder, Hydra's own record wins."""
-        for folder in above:
-            for name in (f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}", paths.CONFIG_NAME):
-                config = self._shared_config_at(paths.join(folder, name))
-                if config is not None:
-                    return config
+    def _nearest(self, above: list[RelPath], names: Sequence[str]) -> tuple[Key, Fingerprint] | None:
+        """Find the nearest file of these names in the folders *above*; in one folder, the first of the names wins."""
+        return next((found for folder in above if (found := self._first_of(folder, names)) is not None), None)
+
+    def _first_of(
+        self, folder: RelPath, names: Sequence[str], listed: Collection[str] | None = None
+    ) -> tuple[Key, Fingerprint] | None:
+        """Find the first of *names* that is a file in *folder*; only those that are *listed* are looked for."""
+        for name in names:
+            if listed is None or name in listed:
+                found = self._shared_config_at(paths.join(folder, name))
+                if found is not None:
+                    return found
         return None
 
     def _shared_config_at(self, path: RelPath) -> tuple[Key, Fingerprint] | None:

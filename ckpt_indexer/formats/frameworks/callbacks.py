@@ -10,7 +10,7 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
-from ckpt_indexer.formats.facts import CallbackFacts, Facts, MonitorState, RunBest
+from ckpt_indexer.formats.facts import CallbackFacts, Facts, MonitorState, RunBestFacts
 from ckpt_indexer.formats.frameworks.numbers import kind_of
 from ckpt_indexer.formats.frameworks.weights import as_dict
 from ckpt_indexer.formats.pickles.plain import text
@@ -118,9 +118,9 @@ def _number_of(state: dict[str, Any], name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _run_best(monitor: MonitorState, state: dict[str, Any]) -> RunBest | None:
+def _run_best(monitor: MonitorState, state: dict[str, Any]) -> RunBestFacts | None:
     value = _number_of(state, "best_model_score")
     if value is None or monitor.monitor is None:
         return None
     modes: dict[str | None, Mode] = {"min": "min", "max": "max"}
-    return RunBest(monitor.monitor, value, modes.get(monitor.mode), monitor.best_model_path)
+    return RunBestFacts(monitor.monitor, value, modes.get(monitor.mode), monitor.best_model_path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ckpt_indexer.formats.frameworks.callbacks import describe_callbacks
 from ckpt_indexer.formats.frameworks.numbers import as_count, describe_counts, kind_of, metrics_of, number, run_best_of
 from ckpt_indexer.formats.frameworks.weights import (
-    Model,
+    StateDict,
     as_dict,
     describe_weights,
     find_models,
@@ -61,7 +61,7 @@ def describe(
     """
     plainer = Plainer(fetch)
     mapping = as_dict(root)
-    models = None if state_dict is None else [Model("", state_dict)]
+    models = None if state_dict is None else [StateDict("", state_dict)]
     if models is None:
         models = _models_of_object(root, facts) if mapping is None else find_models(mapping)
     if isinstance(root, int | float | str) and not isinstance(root, bool):
@@ -83,14 +83,14 @@ def describe(
     facts.validations_in_epoch = _validations_in_epoch(mapping)
 
 
-def _models_of_object(root: Any, facts: Facts) -> list[Model] | None:
+def _models_of_object(root: Any, facts: Facts) -> list[StateDict] | None:
     """Return the model that a root is which is no dict: a whole module, a list of tensors."""
     module = state_dict_of_module(root)
     if module is None and isinstance(root, list | tuple):
         return find_models({"model": root})
     if module is None:
         facts.warnings.append(f"the checkpoint is no dict but {kind_of(root)}")
-    return None if module is None else [Model("", module)]
+    return None if module is None else [StateDict("", module)]
 
 
 def _describe_optimizers(mapping: dict[Any, Any], facts: Facts) -> None:
@@ -106,7 +106,7 @@ def _is_optimizer(key: str) -> bool:
     return key in OPTIMIZER_KEYS or any(word.startswith("optim") for word in words_of(key))
 
 
-def _describe_role(root: Any, mapping: dict[Any, Any], models: list[Model] | None, facts: Facts) -> None:
+def _describe_role(root: Any, mapping: dict[Any, Any], models: list[StateDict] | None, facts: Facts) -> None:
     """Fill in what the file is for: a model's weights are a model, whatever else is there."""
     facts.role = "model"
     if models is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckpt_indexer.formats.facts import Facts, RunBest
+from ckpt_indexer.formats.facts import Facts, RunBestFacts
 from ckpt_indexer.formats.frameworks.weights import as_dict
 from ckpt_indexer.formats.pickles.plain import Plainer, text
 from ckpt_indexer.formats.pickles.tensors import parse_tensor
@@ -47,7 +47,7 @@ def number(value: Any, fetch: Fetch) -> float | int | None:
 
 
 def kind_of(value: Any) -> str:
-    """Say what a value is, for people.
+    """Return what a value is, in words for people.
 
     >>> kind_of({}), kind_of("a"), kind_of(None)
     ('a dict', 'a text', 'nothing')
@@ -158,19 +158,19 @@ def _is_name(value: Any) -> bool:
 # --- the run's best ---
 
 
-def run_best_of(mapping: dict[Any, Any], fetch: Fetch) -> RunBest | None:
+def run_best_of(mapping: dict[Any, Any], fetch: Fetch) -> RunBestFacts | None:
     """Find the best of the run so far, in the words of training loops and of Lightning 0.7 to 0.9."""
     path = _text_at(mapping, "checkpoint_callback_best_model_path") or _text_at(mapping, "checkpoint_callback_best")
     score = number(mapping.get("checkpoint_callback_best_model_score"), fetch)
     if score is not None:
-        return RunBest(None, float(score), None, path)
+        return RunBestFacts(None, float(score), None, path)
     holders = [mapping, *(inner for key in BEST_HOLDERS if (inner := as_dict(mapping.get(key))) is not None)]
     for holder in holders:
         path = next((found for key in ("best_model_path", "best_path") if (found := _text_at(holder, key))), None)
         for key, value in dict.items(holder):
             best = _best_in(key, value, fetch) if _is_name(key) else None
             if best is not None:
-                return RunBest(best[0] or None, best[1], None, path)
+                return RunBestFacts(best[0] or None, best[1], None, path)
     return None
 
 

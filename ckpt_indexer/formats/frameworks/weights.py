@@ -52,7 +52,7 @@ _REFS = (TensorRef, TypedTensorRef, ParameterRef)
 _PARAMETER_ENDS = (".weight", ".bias", "_weight", "_bias", ".running_mean", ".weight_g")
 
 
-class Model(NamedTuple):
+class StateDict(NamedTuple):
     """One model's state dict."""
 
     name: str  # the key it stands under, "" for the root itself
@@ -71,17 +71,17 @@ def as_dict(value: Any) -> dict[Any, Any] | None:
 # --- where they stand ---
 
 
-def find_models(root: dict[Any, Any]) -> list[Model] | None:
+def find_models(root: dict[Any, Any]) -> list[StateDict] | None:
     """Find the models in a checkpoint's root, without the copies; ``None`` where there is none."""
     lightning = as_dict(root.get("state_dict"))
     if lightning is not None and "pytorch-lightning_version" in root:
-        return [Model("state_dict", lightning)]
+        return [StateDict("state_dict", lightning)]
     found = _homes(root) or _homes(as_dict(root.get("state")) or {})
     if not found:
         empty = next((key for key in MODEL_KEYS if isinstance(root.get(key), dict) and not root[key]), None)
         if empty is not None:
-            return [Model(empty, {})]
-        return [Model("", root)] if _is_state_dict(root) else None
+            return [StateDict(empty, {})]
+        return [StateDict("", root)] if _is_state_dict(root) else None
     return _without_copies(found)
 
 
@@ -91,15 +91,15 @@ def find_state_dict(root: dict[Any, Any]) -> dict[Any, Any] | None:
     return None if models is None else joined(models)
 
 
-def joined(models: list[Model]) -> dict[Any, Any]:
+def joined(models: list[StateDict]) -> dict[Any, Any]:
     """Return the models' state dicts as one: of several, each name begins with its model's."""
     if len(models) == 1:
         return models[0].weights
     return {f"{model.name}.{name}": value for model in models for name, value in dict.items(model.weights)}
 
 
-def _homes(mapping: dict[Any, Any]) -> list[Model]:
-    found: list[Model] = []
+def _homes(mapping: dict[Any, Any]) -> list[StateDict]:
+    found: list[StateDict] = []
     for key, value in dict.items(mapping):
         if type(value) in _REFS or not isinstance(value, dict | list | tuple | Inert) or not isinstance(key, str):
             continue
@@ -107,7 +107,7 @@ def _homes(mapping: dict[Any, Any]) -> list[Model]:
             continue
         weights = _weights_in(value)
         if weights and (_is_home(key) or any(str(name).endswith(_PARAMETER_ENDS) for name in dict.keys(weights))):
-            found.append(Model(text(key), weights))
+            found.append(StateDict(text(key), weights))
     return found
 
 
@@ -163,12 +163,12 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | bytes | dict)
 
 
-def _without_copies(models: list[Model]) -> list[Model]:
+def _without_copies(models: list[StateDict]) -> list[StateDict]:
     """Leave out averages beside what they are averages of, unless nothing else is there."""
     originals = [model for model in models if COPY_WORDS.isdisjoint(words_of(model.name))]
     general = [model for model in originals if model.name in MODEL_KEYS]  # "model" and "model_state_dict": one, twice
     originals = [m for m in originals if m not in general[1:] or not any(_same_names(m, other) for other in general)]
-    kept: list[Model] = []
+    kept: list[StateDict] = []
     for model in models:
         others = [*originals, *kept]
         is_copy = not AVERAGE_WORDS.isdisjoint(words_of(model.name)) or any(_same_names(model, each) for each in others)
@@ -177,11 +177,11 @@ def _without_copies(models: list[Model]) -> list[Model]:
     return kept
 
 
-def _same_names(a: Model, b: Model) -> bool:
+def _same_names(a: StateDict, b: StateDict) -> bool:
     return a is not b and _bare_names(a) == _bare_names(b)
 
 
-def _bare_names(model: Model) -> set[str]:
+def _bare_names(model: StateDict) -> set[str]:
     return {str(name).removeprefix("module.").removeprefix("_orig_mod.") for name in model.weights}
 
 
@@ -197,7 +197,7 @@ class _Listed(NamedTuple):
 
 
 def describe_weights(
-    models: list[Model] | None,
+    models: list[StateDict] | None,
     facts: Facts,
     partitioned: dict[str, tuple[str, tuple[int, ...]]],
     weigh: Callable[[list[str], list[Tensor]], str | None],
@@ -225,7 +225,7 @@ def describe_weights(
         facts.warnings.append("the state dict holds no tensor")
 
 
-def _count(listed: list[tuple[Model, _Listed]], facts: Facts) -> None:
+def _count(listed: list[tuple[StateDict, _Listed]], facts: Facts) -> None:
     counts = [count_elements(each.tensors) for _, each in listed]
     total: dict[str, int] = {}
     for count in counts:
@@ -243,7 +243,7 @@ def _count(listed: list[tuple[Model, _Listed]], facts: Facts) -> None:
         facts.warnings.append(f"parameters is the sum of its models: {', '.join(m.name for m in facts.models)}"[:300])
 
 
-def _list(model: Model, partitioned: dict[str, tuple[str, tuple[int, ...]]]) -> _Listed:
+def _list(model: StateDict, partitioned: dict[str, tuple[str, tuple[int, ...]]]) -> _Listed:
     listed = _Listed([], [], [])
     for name, value in dict.items(model.weights):
         if len(listed.names) > TENSORS_MAX:

@@ -254,7 +254,7 @@ def _wanted(suffixes: tuple[str, ...]) -> Callable[[bytes, bytes], bool]:
         return (
             name.endswith(ends)
             or name.startswith(_COOKIE)
-            or name in (_INDEX, _CONFIG)
+            or name in _NAMES
             or folder.endswith(own)
             or any(part in folder for part in inside)
         )
@@ -262,7 +262,8 @@ def _wanted(suffixes: tuple[str, ...]) -> Callable[[bytes, bytes], bool]:
     return is_wanted
 
 
-_COOKIE, _INDEX, _CONFIG = map(os.fsencode, (paths.COOKIE_PREFIX, paths.INDEX_NAME, paths.CONFIG_NAME))
+_COOKIE = os.fsencode(paths.COOKIE_PREFIX)
+_NAMES = frozenset(map(os.fsencode, (paths.INDEX_NAME, paths.CONFIG_NAME, *paths.SETTINGS_NAMES)))
 
 
 def _watch_limit() -> int:
