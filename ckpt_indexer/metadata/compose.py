@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ckpt_indexer import __version__
 from ckpt_indexer.metadata.architecture import recognise_encoder
-from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part, snake_case
+from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.fit import fit
 from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
@@ -119,6 +119,7 @@ def compose(
         "wandb_run_id": run_id_source,
         "checkpointing": checkpointing_source,
     }
+    sources["run_best"] = None if tiers.facts.run_best is None else "checkpoint"
     known_sources = {part: source for part, source in sources.items() if source is not None}
     return fit(
         Document(
@@ -202,7 +203,8 @@ def _training(tiers: _Tiers) -> tuple[Training, Source]:
 def _exp_name(tiers: _Tiers) -> tuple[str, Source]:
     if tiers.told.exp_name:
         return tiers.told.exp_name, "embedded"
-    if configured := find_text(tiers.content, "exp_name", "experiment_name"):
+    configured = find_name(tiers.content, "exp_name", "experiment_name")
+    if configured is not None:
         return configured, "config"
     return place_of(tiers.key).experiment.rpartition("/")[2], "path"
 

@@ -38,8 +38,9 @@ def entry_of(document: Document, key: Key, fingerprint: Fingerprint, link_target
     entry = bare_entry(key, fingerprint, link_target, problem)
     entry.format = indexer.format
     entry.exp_name = document.exp_name
-    entry.epoch = document.training.epoch
-    entry.global_step = document.training.global_step
+    training = document.training
+    entry.epoch = indexer.epoch if training.epoch is None else training.epoch
+    entry.global_step = indexer.global_step if training.global_step is None else training.global_step
     entry.metrics = {
         name: to_number(value)
         for name in ("precision", "recall", "hmean", "validation_loss")

@@ -163,6 +163,8 @@ class IndexerPart(_Part):
     twin: TwinPart | None = None  # whose score it is, where it is not this one's own
     lightning_version: Text | None = None
     role: Role | None = None
+    epoch: Int | None = None  # where it is negative, which the readers of ``training`` refuse
+    global_step: Int | None = None  # the same
     run_best: RunBestPart | None = None
     parameters: Int | None = None
     tensors: Int | None = None  # how many the weights have

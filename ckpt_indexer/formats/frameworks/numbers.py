@@ -42,7 +42,10 @@ def number(value: Any, fetch: Fetch) -> float | int | None:
         return value
     if isinstance(value, int):
         return value if value.bit_length() < 1024 else None
-    plain = Plainer(fetch).plain(value)
+    tensor = parse_tensor(value)
+    plain: Any = Plainer(fetch).plain(value) if tensor is None else fetch(tensor) if tensor.numel == 1 else None
+    if isinstance(plain, list) and len(plain) == 1:  # a numpy array of one element
+        plain = plain[0]
     return plain if isinstance(plain, int | float) and not isinstance(plain, bool) else None
 
 
