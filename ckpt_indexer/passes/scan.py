@@ -174,15 +174,7 @@ class _Walk:
                             named.add(name)
                         elif paths.is_temporary(name):
                             self.temporaries.append(paths.join(folder, name))
-                if paths.HYDRA_FOLDER in inner:
-                    named.add(_HYDRA_CONFIG)
-                if named:
-                    around = around._replace(
-                        config=self._first_of(folder, _CONFIGS, named) or around.config,
-                        settings=self._first_of(folder, paths.SETTINGS_NAMES, named) or around.settings,
-                    )
-                if wandb.FOLDER in inner:
-                    around = around._replace(runs={**around.runs, folder: wandb.list_runs(self.root, folder)})
+                around = self._inside(folder, around, named, inner)
                 config = around.config or around.settings
             except OSError as error:
                 if error.errno not in _GONE or not folder:
@@ -199,6 +191,18 @@ class _Walk:
                     self._checkpoint(path, status, sidecar, around, (beside, alike))
             self.orphans.update((paths.to_key(paths.join(folder, name)), print_) for name, print_ in sidecars.items())
             waiting += [(paths.join(folder, name), around) for name in inner]
+
+    def _inside(self, folder: RelPath, around: _Around, named: set[str], inner: list[str]) -> _Around:
+        """Return what is around the checkpoints in *folder*, given its configurations and the folders in it."""
+        if paths.HYDRA_FOLDER in inner:
+            named.add(_HYDRA_CONFIG)
+        if named:
+            config = self._first_of(folder, _CONFIGS, named) or around.config
+            settings = self._first_of(folder, paths.SETTINGS_NAMES, named) or around.settings
+            around = around._replace(config=config, settings=settings)
+        if wandb.FOLDER in inner:
+            around = around._replace(runs={**around.runs, folder: wandb.list_runs(self.root, folder)})
+        return around
 
     def _checkpoint(
         self,

@@ -27,10 +27,14 @@ from tests.index import entries
 from tests.index.entries import entry
 
 FIELDS = [
-    *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "status", "problem", "link_target"),
-    *("exp_name", "epoch", "global_step", "metrics", "monitor", "twin", "architecture", "encoder"),
+    *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "role"),
+    *("status", "problem", "link_target"),
+    *("exp_name", "epoch", "global_step", "metrics", "monitor", "twin", "run_best", "architecture", "encoder"),
     *(
         "parameters",
+        "dtypes",
+        "weights_bytes",
+        "optimizer_bytes",
         "lightning_version",
         "metadata_file",
         "metadata_source",
@@ -104,6 +108,7 @@ def test_an_entry_is_written_field_for_field() -> None:
         "status": "corrupt",
         "problem": {"code": "checksum-mismatch", "message": "differs"},
         "metrics": {"hmean": 0.5},
+        "dtypes": {},
         "monitor": {"name": "val/hmean", "mode": "max", "value": "NaN"},
         "metadata_file": "a/x.ckpt.metadata.yaml",
         "rules": 1,
