@@ -10,6 +10,7 @@ A name is split into *words* at everything that is no letter or digit, and digit
 
 from __future__ import annotations
 
+import functools
 import re
 
 
@@ -127,19 +128,23 @@ RANDOM_KEYS = _words(
 # Dicts that hold the run's best so far beside other things (early stopping; timm's saver).
 BEST_HOLDERS = ("early_stopping", "early_stopper", "earlystopping", "saver", "trainer_state")
 
+# The checkpoints of a run have the same names; splitting one takes 2 us. Callers bound a name's length.
+_kept = functools.lru_cache(maxsize=4096)
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z])")
 
 
-def words_of(name: str) -> list[str]:
+@_kept
+def words_of(name: str) -> tuple[str, ...]:
     """Split a name into its words, in lower case; numbers alone are none.
 
     >>> words_of("metrics/mAP50-95(B)"), words_of("valLoss"), words_of("val/acc1")
-    (['metrics', 'map50', 'b'], ['val', 'loss'], ['val', 'acc1'])
+    (('metrics', 'map50', 'b'), ('val', 'loss'), ('val', 'acc1'))
     """
-    return [word for word in _WORD.findall(_HUMP.sub("_", name).lower()) if not word.isdigit()]
+    return tuple(word for word in _WORD.findall(_HUMP.sub("_", name).lower()) if not word.isdigit())
 
 
+@_kept
 def is_metric_name(name: str) -> bool:
     """Return whether a number of this name is a measurement of one checkpoint.
 
@@ -162,6 +167,7 @@ def is_metric_name(name: str) -> bool:
     return len(words) > 1 and first in HELD_OUT
 
 
+@_kept
 def metric_of_best(name: str) -> str | None:
     """Return the metric whose best value in the run a number of this name is; ``None`` if it is no such number.
 
@@ -190,6 +196,7 @@ def _ends(parts: list[str]) -> tuple[str, str]:
     return parts[0].lower(), parts[-1].lower()
 
 
+@_kept
 def is_metric_group(key: str) -> bool:
     """Return whether a dict of numbers under this key holds metrics.
 

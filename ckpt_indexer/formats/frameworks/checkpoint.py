@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 OPTIMIZER_KEYS = ("optimizer_states", "optimizer_state_dict", "optimizer", "optimizers")
 EMBEDDED_KEY = "ckpt_indexer"  # what ``ckpt_indexer.lightning`` puts in
+KEY_MAX = 200  # characters of a key that is looked at
 NAME_MAX = 100  # characters of an architecture's name
 
 
@@ -103,7 +104,7 @@ def _describe_optimizers(mapping: dict[Any, Any], facts: Facts) -> None:
 
 
 def _is_optimizer(key: str) -> bool:
-    return key in OPTIMIZER_KEYS or any(word.startswith("optim") for word in words_of(key))
+    return key in OPTIMIZER_KEYS or (len(key) <= KEY_MAX and any(word.startswith("optim") for word in words_of(key)))
 
 
 def _describe_role(root: Any, mapping: dict[Any, Any], models: list[StateDict] | None, facts: Facts) -> None:
@@ -112,7 +113,7 @@ def _describe_role(root: Any, mapping: dict[Any, Any], models: list[StateDict] |
     if models is not None:
         return
     name = type(root).qualname if isinstance(root, Inert) else ""
-    keys = {key for key in mapping if isinstance(key, str)}
+    keys = {key for key in mapping if isinstance(key, str) and len(key) <= KEY_MAX}
     words = {word for key in (*keys, name) for word in words_of(key)}
     if not RANDOM_WORDS.isdisjoint(words):  # a step beside them counts what was accumulated (accelerate)
         facts.epoch = facts.global_step = None

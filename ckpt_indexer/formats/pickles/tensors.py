@@ -128,6 +128,17 @@ def parse_storage(persistent_id: Any) -> Storage | None:
     return Storage(key, dtype, numel, numel * item_bytes, view_offset)
 
 
+def plain_storage(persistent_id: Any) -> tuple[str, int] | None:
+    """Return key and bytes of a storage that is described as torch does it now; as ``parse_storage``, but quick."""
+    try:
+        tag, kind, key, _, numel = persistent_id
+        size: int = numel * _STORAGES[kind.qualname][1]
+        is_plain = tag == "storage" and type(key) is str and type(numel) is int and isinstance(kind, type)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+    return (key, size) if is_plain and 0 <= size <= ELEMENTS_MAX else None
+
+
 def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:
     """Return whether the records of an archive, by name, certainly hold this storage: asked first of each.
 
