@@ -30,6 +30,7 @@ class MonitorState(msgspec.Struct):
     best_model_path: str | None = None
     last_model_path: str | None = None
     best_k_models: dict[str, float] = {}  # path -> score
+    dirpath: str | None = None  # the folder that it saves to
 
 
 class RunBestFacts(msgspec.Struct, frozen=True):

@@ -64,6 +64,17 @@ NO_GROUP_WORDS = (
     | SETTING_WORDS
 )
 
+# In names of files: what counts how far training had come, unless the word before it says that it counts other things.
+EPOCH_WORDS = frozenset({"epoch"})  # "epochs" is how many there are to be
+STEP_WORDS = _words("step steps global_step globalstep iteration iterations iter iters")
+NO_COUNT_WORDS = _words(
+    """
+    max min total num n no of per every time diffusion denoising inner warmup warm start save eval grad sub
+    """
+)
+# In names of files: what stands before a metric's name and is no part of it.
+FILE_WORDS = _words("best last model checkpoint ckpt net network weights")
+
 # How far training had come: where it stands, the most specific first.
 EPOCH_PATHS = (
     "epoch", "current_epoch", "cur_epoch", "epochs_completed", "epochs_run", "epochs", "meta.epoch", "trainer.epoch",
@@ -165,6 +176,19 @@ def is_metric_name(name: str) -> bool:
     if _is_measure(first) and all(word in MEASURED_ON or word in AVERAGES for word in words[1:]):
         return True
     return len(words) > 1 and first in HELD_OUT
+
+
+def is_plain_metric_name(name: str) -> bool:
+    """Return whether a name is a measure, what it was measured on and how it was averaged, and no more.
+
+    Names of files run together: ``focal_loss-2.0`` in one is a setting.
+
+    >>> [is_plain_metric_name(name) for name in ("val/hmean", "test_mean_dice", "focal_loss", "val_batch", "val")]
+    [True, True, False, False, False]
+    """
+    words = words_of(name)
+    measures = [word for word in words if word not in MEASURED_ON and word not in AVERAGES]
+    return len(measures) == 1 and _is_measure(measures[0]) and is_metric_name(name)
 
 
 @_kept

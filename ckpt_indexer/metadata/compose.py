@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from ckpt_indexer import __version__
 from ckpt_indexer.metadata.architecture import recognise_encoder
+from ckpt_indexer.metadata.belonging import Near, Own, weigh
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.fit import fit
@@ -32,7 +33,7 @@ from ckpt_indexer.metadata.schema import (
     Training,
     TwinPart,
 )
-from ckpt_indexer.metadata.score import Score, find_score
+from ckpt_indexer.metadata.score import Claim, Score, find_score, listed_as
 from ckpt_indexer.model import RULES, Fingerprint, TwinScore, to_float, utc_text
 from ckpt_indexer.paths import place_of
 from ckpt_indexer.trackers.wandb.run import Run, metrics_at
@@ -68,8 +69,9 @@ class _Tiers(NamedTuple):
     in_names: NameFacts
     facts: Facts  # tier 3
     embedded: Embedded | None  # 2
-    config: Config | None  # 4
-    run: Run | None  # 5
+    config: Config | None  # 4, if it is the checkpoint's own
+    run: Run | None  # 5, the same
+    has_max_epochs: bool  # the configuration's number of epochs is the checkpoint's, too
 
     @property
     def told(self) -> Embedded:
@@ -97,10 +99,10 @@ def compose(
     """Build a checkpoint's document.
 
     From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
+    Of configuration and run, which were found near it, that counts which it does not contradict (``belonging``).
     *twin* is the score of another checkpoint that is the same save; it counts where this one has none of its own.
     """
-    names: list[str] = [key] if link_target is None else [link_target, key]
-    tiers = _Tiers(key, names, _named(names), facts, parse_embedded(facts.embedded), config, run)
+    tiers, warnings = _weighed(key, link_target, fingerprint, facts, config, run)
     metrics, score, metrics_source = _metrics(tiers)
     score, score_of = _with_twin(score, twin, metrics)
     model, model_source = _model(tiers)
@@ -132,15 +134,39 @@ def compose(
             checkpointing=checkpointing,
             hydra_config_path=config_path,
             wandb_run_id=run_id,
-            indexer=_indexer_part(tiers, fingerprint, known_sources, score.value, score_of),
+            indexer=_indexer_part(
+                tiers, fingerprint, known_sources, score.value, score_of,
+                config_fingerprint=None if config is None else config.fingerprint,
+                wandb_fingerprint=None if run is None else run.fingerprint,
+                warnings=[*facts.warnings, *warnings],
+            ),
         )
-    )
+    )  # fmt: skip
+
+
+def _weighed(
+    key: Key, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None, run: Run | None
+) -> tuple[_Tiers, list[str]]:
+    """Build the tiers without what is not the checkpoint's own; return also the warnings."""
+    embedded = parse_embedded(facts.embedded)
+    near = None if config is None else Near(config.path, config.content, config.fingerprint[1])
+    own = Own(key, facts, fingerprint[1], None if embedded is None else embedded.wandb_run_id)
+    belonging = weigh(own, near, run)
+    config, run = config if belonging.has_config else None, run if belonging.has_run else None
+    names = [key] if link_target is None else [link_target, key]
+    in_names, name_warnings = _named(names, facts, run)
+    tiers = _Tiers(key, names, in_names, facts, embedded, config, run, belonging.has_max_epochs)
+    return tiers, [*belonging.warnings, *name_warnings]
 
 
 def _indexer_part(
-    tiers: _Tiers, fingerprint: Fingerprint, sources: dict[str, Source], score: float | None, score_of: TwinPart | None
-) -> IndexerPart:
-    """Build what stands under ``indexer``: *sources* of the other parts, the score, the facts that have no part."""
+    tiers: _Tiers, fingerprint: Fingerprint, sources: dict[str, Source], score: float | None, score_of: TwinPart | None,
+    *, config_fingerprint: Fingerprint | None, wandb_fingerprint: Fingerprint | None, warnings: list[str],
+) -> IndexerPart:  # fmt: skip
+    """Build what stands under ``indexer``: *sources* of the other parts, the score, the facts that have no part.
+
+    The fingerprints are of what was found near the checkpoint, used or not: when it changes, so may what is used.
+    """
     facts, problem = tiers.facts, tiers.facts.problem
     source: Tier = "checkpoint"
     if tiers.embedded is not None:
@@ -151,8 +177,8 @@ def _indexer_part(
         version=__version__,
         rules=RULES,
         fingerprint=fingerprint,
-        config_fingerprint=None if tiers.config is None else tiers.config.fingerprint,
-        wandb_fingerprint=None if tiers.run is None else tiers.run.fingerprint,
+        config_fingerprint=config_fingerprint,
+        wandb_fingerprint=wandb_fingerprint,
         source=source,
         sources=sources,
         format=facts.format,
@@ -175,17 +201,16 @@ def _indexer_part(
         datamodule_hyper_parameters=facts.datamodule_hyper_parameters,
         callbacks=[{"name": each.name, **each.parameters} for each in facts.callbacks[:CALLBACKS_MAX]],
         file_metadata=facts.file_metadata,
-        warnings=facts.warnings[:20],
+        warnings=warnings[:20],
     )
 
 
 def _training(tiers: _Tiers) -> tuple[Training, Source]:
     """Read how far training had come: the checkpoint's own counts, else the numbers in its name."""
     facts, named, told = tiers.facts, tiers.in_names, tiers.told
-    max_epochs = [
-        told.max_epochs,
-        *(find_int(c, "trainer.max_epochs", "max_epochs") for c in (tiers.content, tiers.logged_config)),
-    ]
+    configured = tiers.content if tiers.has_max_epochs else {}
+    settings = (facts.hyper_parameters or {}, configured, tiers.logged_config)
+    max_epochs = [told.max_epochs, *(find_int(each, "trainer.max_epochs", "max_epochs") for each in settings)]
     source: Source = "checkpoint"
     if tiers.embedded is not None:
         source = "embedded"
@@ -262,14 +287,37 @@ def _known(value: Any) -> bool:
     return value is not None and value not in (UNKNOWN, [], {})
 
 
-def _named(names: list[str]) -> NameFacts:
-    """Read the numbers in a checkpoint's names, those of the last one first."""
-    read = [parse_name(name) for name in names]
-    return NameFacts(
+def _named(names: list[str], facts: Facts, run: Run | None) -> tuple[NameFacts, list[str]]:
+    """Read the numbers in a checkpoint's names, those of the last one first; return also what was not used of them."""
+    known = {state.monitor for state in facts.monitors if state.monitor is not None}
+    known.update(name for group in facts.metrics.values() for name in group)
+    if run is not None:
+        known.update(name for row in run.rows for name in row.metrics)
+    read = [parse_name(name, known) for name in names]
+    listed = listed_as(names, facts)
+    others = [] if any(each.claim is Claim.OWN for each in listed) else listed
+    metrics = {name: value for each in read for name, value in each.metrics.items()}
+    if any(each.claim is Claim.OTHER for each in others):
+        metrics = {}  # the name is that of another save, and so are its numbers
+    found = NameFacts(
         next((each.epoch for each in reversed(read) if each.epoch is not None), None),
         next((each.step for each in reversed(read) if each.step is not None), None),
-        {name: value for each in read for name, value in each.metrics.items()},
+        metrics,
+        next((each.lone for each in reversed(read) if each.lone is not None), None),
+        next((each.monitor for each in reversed(read) if each.monitor is not None), None),
     )
+    return _with_lone(found, facts), [
+        f"the score {each.score:g} of {each.path[-100:]} was not used: "
+        + ("that is another save" if each.claim is Claim.OTHER else "nothing says that this is the same file")
+        for each in others[:3]
+    ]
+
+
+def _with_lone(named: NameFacts, facts: Facts) -> NameFacts:
+    """Use the number in a name that is an epoch or a step, where the checkpoint's own count says which."""
+    lone, step = named.lone, facts.global_step
+    is_epoch = lone and step and lone != step and step % lone == 0 and (named.epoch, facts.epoch) == (None, None)
+    return named._replace(epoch=lone) if is_epoch else named
 
 
 def _metrics(tiers: _Tiers) -> tuple[Metrics, Score, Source]:
@@ -313,6 +361,8 @@ def _score(tiers: _Tiers, logged: Mapping[str, float]) -> Score:
     if score.monitor is None and len(in_names) == 1:
         ((name, value),) = in_names.items()
         score = Score(name, None, value)
+    if score.monitor is None and (selected_by := tiers.in_names.monitor) is not None:
+        score = Score(selected_by, None, logged.get(selected_by))
     return score
 
 

@@ -173,7 +173,14 @@ def document_of(evidence: Evidence, twin: TwinScore | None) -> Document:
     other, warning = _other_document(evidence)
     if warning is not None:
         document.indexer.warnings = [*document.indexer.warnings, warning]
+    if evidence.run is None and stamp.run is not None:
+        warning = f"the run {_name(stamp.run[0])} was not used: it began later, or when it began is not known"
+        document.indexer.warnings = [*document.indexer.warnings, warning]
     if written is not None and owner_of(evidence) is SidecarOwner.FOREIGN:
+        if _is_of_another_save(written, evidence):
+            warning = f"its sidecar was not used: it is about {_subject(written)[:100]!r}, saved at another step"
+            document.indexer.warnings = [*document.indexer.warnings, warning]
+            return document
         return overlay(document, written)
     if other is not None and stamp.other is not None:
         document = overlay(document, other)
@@ -227,6 +234,16 @@ def _other_document(evidence: Evidence) -> tuple[Document | None, str | None]:
     if not is_named and (found.is_shared or subject.endswith(paths.KNOWN_SUFFIXES)):
         return None, f"{name} beside it was not used: it is about {subject[:100]!r}, as far as it says"
     return (None if found.fingerprint[1] < evidence.stamp.fingerprint[1] else document), None
+
+
+def _is_of_another_save(written: Document, evidence: Evidence) -> bool:
+    """Return whether a sidecar names another checkpoint *and* counts differently: after a renaming it does not."""
+    facts, training = evidence.facts, written.training
+    subject = _subject(written)
+    if facts is None or subject == _name(paths.to_path(evidence.key)) or not subject.endswith(paths.KNOWN_SUFFIXES):
+        return False
+    counts = ((training.epoch, facts.epoch), (training.global_step, facts.global_step))
+    return any(None not in pair and pair[0] != pair[1] for pair in counts)
 
 
 def _subject(document: Document) -> str:

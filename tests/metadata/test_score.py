@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -179,16 +180,101 @@ def state(**more: object) -> MonitorState:
 def test_one_name_in_two_folders_is_told_apart_by_the_folder() -> None:
     best = {"/m/checkpoints/epoch=1-val/hmean=0.7.ckpt": 0.71, "/m/checkpoints/epoch=2-val/hmean=0.7.ckpt": 0.72}
     monitor = state(best_k_models=best)
-    facts = Facts(monitors=[monitor])
-    assert find_score(["r/checkpoints/epoch=1-val/hmean=0.7.ckpt"], facts, {}) == ("val/hmean", "max", 0.71, monitor)
-    assert find_score(["r/checkpoints/epoch=2-val/hmean=0.7.ckpt"], facts, {}) == ("val/hmean", "max", 0.72, monitor)
+    first, second = (Facts(monitors=[monitor], epoch=epoch, validations_in_epoch=1) for epoch in (1, 2))
+    assert find_score(["r/checkpoints/epoch=1-val/hmean=0.7.ckpt"], first, {}) == ("val/hmean", "max", 0.71, monitor)
+    assert find_score(["r/checkpoints/epoch=2-val/hmean=0.7.ckpt"], second, {}) == ("val/hmean", "max", 0.72, monitor)
     # Moved out of its folder, it could be either.
-    assert find_score(["hmean=0.7.ckpt"], facts, {}).value is None
+    assert find_score(["hmean=0.7.ckpt"], first, {}).value is None
 
 
 def test_paths_of_a_windows_machine_are_understood() -> None:
-    monitor = state(best_k_models={"C:\\train\\checkpoints\\a.ckpt": 0.4}, last_model_path="C:\\train\\last.ckpt")
-    assert find_score(["x/a.ckpt"], Facts(monitors=[monitor]), {}).value == 0.4
+    monitor = state(
+        best_k_models={"C:\\train\\checkpoints\\a.ckpt": 0.4}, last_model_path="C:\\train\\last.ckpt",
+        dirpath="C:\\train\\checkpoints",
+    )  # fmt: skip
+    assert find_score(["train/checkpoints/a.ckpt"], Facts(monitors=[monitor]), {}).value == 0.4
+
+
+# What one file says: where it was saved, when, and what it is listed as; then where it stands, and whose score that is.
+_BEST = "/srv/base/checkpoints/epoch=1-step=8.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "value"),
+    [
+        ("base/checkpoints/epoch=1-step=8.ckpt", {}, 0.5),
+        ("base/checkpoints/epoch=1-step=8.ckpt", {"global_step": 10}, None),  # saved by hand under the same name
+        ("other/checkpoints/epoch=1-step=8.ckpt", {"global_step": 10}, None),
+        ("renamed/checkpoints/epoch=1-step=8.ckpt", {}, 0.5),
+        ("base/checkpoints/epoch=1-step=8.ckpt", {"current_score": 0.7}, None),  # a later save has another score
+        ("base/checkpoints/best.ckpt", {"path": "/srv/base/checkpoints/best.ckpt"}, 0.5),
+        ("other/checkpoints/best.ckpt", {"path": "/srv/base/checkpoints/best.ckpt"}, None),
+        ("checkpoints/best.ckpt", {"path": "/srv/base/checkpoints/best.ckpt"}, None),  # whose checkpoints?
+        ("other/checkpoints/epoch=1.ckpt", {"path": "/srv/base/checkpoints/epoch=1.ckpt"}, 0.5),
+        ("other/checkpoints/epoch=1.ckpt", {"path": "/srv/base/checkpoints/epoch=1.ckpt", "validations": 2}, None),
+        ("base/checkpoints/epoch=1-step=8.ckpt", {"global_step": 9, "epoch": 2, "version": "1.5.10"}, 0.5),
+        ("moved/checkpoints/epoch=1-step=8.ckpt", {"global_step": 9, "epoch": 2, "version": "1.5.10"}, 0.5),
+        ("base/checkpoints/epoch=1-step=8.ckpt", {"global_step": 9, "epoch": 2}, None),
+        ("other/checkpoints/1-8.ckpt", {"path": "/srv/base/checkpoints/1-8.ckpt"}, 0.5),
+        ("other/checkpoints/1-9.ckpt", {"path": "/srv/base/checkpoints/1-9.ckpt"}, None),
+    ],
+)
+def test_a_listed_score_is_the_files_where_folder_and_step_agree(
+    key: str, changes: dict[str, Any], value: float | None
+) -> None:
+    path = changes.get("path", _BEST)
+    facts = Facts(
+        epoch=changes.get("epoch", 1),
+        global_step=changes.get("global_step", 8),
+        lightning_version=changes.get("version", "2.6.6"),
+        validations_in_epoch=changes.get("validations", 1),
+        monitors=[
+            state(
+                best_k_models={path: 0.5}, current_score=changes.get("current_score", 0.5),
+                dirpath="/srv/base/checkpoints",
+            )
+        ],
+    )  # fmt: skip
+    assert find_score([key], facts, {}).value == value
+
+
+def test_a_score_that_was_nan_is_nan(tmp_path: Path) -> None:
+    from tests.samples import Tiny, saver, train
+
+    run = train(
+        tmp_path / "r",
+        [saver(tmp_path / "r", filename="{epoch}-{val/hmean:.2f}", save_top_k=-1, save_last=True)],
+        model=Tiny((0.5, math.nan)),
+        max_epochs=2,
+    )
+    found = {path.name: told(path, tmp_path).value for path in run.checkpoints}
+    assert found.pop("hmean=0.50.ckpt") == 0.5
+    assert [name for name, value in found.items() if value is not None and math.isnan(value)] == [
+        "hmean=nan.ckpt", "last.ckpt",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "epoch-{epoch:02d}_step-{step:06d}",
+        "{epoch:02d}-{step}",
+        "ep{epoch}_it{step}",
+        "e{epoch}",
+        "{epoch}_{val/hmean}",
+    ],
+)
+def test_last_has_the_score_of_its_step_however_the_step_is_spelled(tmp_path: Path, filename: str) -> None:
+    from tests.samples import saver, train
+
+    run = train(
+        tmp_path / "r",
+        [saver(tmp_path / "r", filename=filename, auto_insert_metric_name=False, save_last=True)],
+        max_epochs=4,
+    )
+    known = {"ep{epoch}_it{step}": None, "e{epoch}": None, "{epoch}_{val/hmean}": None}
+    value = told(run.folder / "checkpoints" / "last.ckpt", tmp_path).value
+    assert value == pytest.approx(known.get(filename, 0.9))
 
 
 def test_last_has_the_score_if_its_step_is_that_of_the_top_checkpoint() -> None:

@@ -110,6 +110,7 @@ def _monitor_state(parameters: dict[str, Any], state: dict[str, Any]) -> Monitor
         best_model_path=text_of("best_model_path"),
         last_model_path=text_of("last_model_path"),
         best_k_models={p: float(s) for p, s in scores if isinstance(s, int | float) and not isinstance(s, bool)},
+        dirpath=text_of("dirpath"),
     )
 
 

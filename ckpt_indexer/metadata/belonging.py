@@ -1,0 +1,339 @@
+"""Whether the configuration and the run that lie near a checkpoint are its own: what it says itself, against theirs.
+
+They are found by where they lie, and other things lie there, too: a base model that was copied in, the first of two
+runs in one folder. Owns the findings (what is compared, and what follows from each) and the rule that weighs them:
+
+| finding | about the configuration | about the run |
+|---|---|---|
+| PROVES | | its id is in the checkpoint or its ``dirpath``; it logged the monitor's value at this step |
+| CONTRADICTS | another encoder, decoder, head, architecture or monitor | the same; another value, or no such step |
+| DOUBTS | saved elsewhere; past ``max_epochs``; the run is not its own | saved elsewhere; before the run |
+| AGES | written after the checkpoint | |
+| LIKE | the same encoder or monitor | |
+
+Used is what is proven; else what is neither contradicted nor doubted, nor too young without being alike. What nothing
+speaks about is used. A configuration that has the checkpoint's own name is only ever contradicted. Pure.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import posixpath
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckpt_indexer.formats.vocabulary import HYPER_PARAMETER_KEYS
+from ckpt_indexer.metadata.architecture import recognise_encoder
+from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part, parse_name, resolve
+from ckpt_indexer.metadata.place import is_same_folder, parts_of
+from ckpt_indexer.metadata.schema import UNKNOWN
+from ckpt_indexer.metadata.score import score_at_step
+from ckpt_indexer.paths import CONFIG_NAME
+from ckpt_indexer.trackers.wandb.run import CLOCK_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckpt_indexer.formats.facts import Facts, LoggedRow
+    from ckpt_indexer.trackers.wandb.run import Run
+
+YOUNGER_NS = 300 * 10**9  # a configuration may be this much younger than a checkpoint: both were copied, one by one
+FLOAT32_DIGITS = 1e-6  # relative: what is logged is a float32 written in decimals
+WALK_MAX = 2_000  # mappings of a configuration that are looked into
+# Encoders whose names say what they are; any other name may be a project's own for one of them.
+_FAMILY = re.compile(
+    r"(?:tu|timm|tf|torchvision|legacy|hf)*(wideresnet|resnext|resnet|mobilenet|efficientnet|convnext|vit|swin|vgg"
+    r"|densenet|regnet|inception|squeezenet|shufflenet|mnasnet|googlenet|alexnet|darknet|hrnet|beit|dinov|maxvit)"
+)
+_PART_KEYS = ("architecture", "architecture_name", "arch", "model_name", "decoder_name", "neck_name", "head_name")
+# Networks in a checkpoint that are not the one that was trained.
+_BYSTANDERS = re.compile(
+    r"(?:^|[._])(?:teacher|loss|losses|criterion|lpips|perceptual|metric|metrics|discriminator)[._]"
+)
+
+
+class Weight(enum.Enum):
+    """What a finding says about whether something is the checkpoint's own."""
+
+    PROVES = enum.auto()
+    CONTRADICTS = enum.auto()
+    DOUBTS = enum.auto()
+    AGES = enum.auto()
+    LIKE = enum.auto()
+
+
+class Finding(NamedTuple):
+    """One comparison that said something."""
+
+    weight: Weight
+    reason: str = ""
+
+
+class Near(NamedTuple):
+    """A configuration, as far as it matters here."""
+
+    path: str
+    content: dict[str, Any]
+    mtime_ns: int
+
+
+class Own(NamedTuple):
+    """What a checkpoint is and says itself."""
+
+    key: str
+    facts: Facts
+    mtime_ns: int
+    wandb_run_id: str | None = None  # that the training process wrote into it
+
+
+class Belonging(NamedTuple):
+    """What of that which lies near is the checkpoint's own."""
+
+    has_config: bool
+    has_run: bool
+    has_max_epochs: bool  # the configuration's number of epochs
+    warnings: list[str]
+
+
+def weigh(own: Own, config: Near | None, run: Run | None) -> Belonging:
+    """Decide what of that which lies near a checkpoint is used for it."""
+    is_here = _is_here(own)
+    about_config = [] if config is None else list(_about_config(own, config, is_here=is_here))
+    about_run = [] if run is None else list(_about_run(own, run, is_here=is_here))
+    if not is_used(about_run) and any(each.weight is Weight.CONTRADICTS for each in about_run):
+        about_config.append(Finding(Weight.DOUBTS, "the run that lies there did not write it"))
+    if not is_used(about_config) and any(each.weight is Weight.CONTRADICTS for each in about_config):
+        about_run.append(Finding(Weight.DOUBTS, "the configuration that lies there is not its own"))
+    if config is not None and posixpath.basename(config.path) != CONFIG_NAME:  # named after this very checkpoint
+        about_config = [each for each in about_config if each.weight is Weight.CONTRADICTS]
+    warnings = []
+    if config is not None and not is_used(about_config):
+        warnings.append(f"the configuration {config.path} was not used: {_reasons(about_config)}")
+    if run is not None and not is_used(about_run):
+        warnings.append(f"the run {run.id} was not used: {_reasons(about_run)}")
+    has_config = config is not None and is_used(about_config)
+    past = _past_its_end(own, config) if config is not None and has_config else None
+    if past is not None:
+        warnings.append(f"the configuration's number of epochs was not used: {past}")
+    return Belonging(has_config, run is not None and is_used(about_run), past is None, warnings)
+
+
+def is_used(findings: list[Finding]) -> bool:
+    """Apply the rule: what is proven, or neither contradicted nor doubted, nor too young without being alike.
+
+    >>> is_used([]), is_used([Finding(Weight.AGES)]), is_used([Finding(Weight.AGES), Finding(Weight.LIKE)])
+    (True, False, True)
+    """
+    weights = {finding.weight for finding in findings}
+    if Weight.PROVES in weights:
+        return True
+    if weights & {Weight.CONTRADICTS, Weight.DOUBTS}:
+        return False
+    return Weight.AGES not in weights or Weight.LIKE in weights
+
+
+def _reasons(findings: list[Finding]) -> str:
+    return "; ".join(finding.reason for finding in findings if finding.reason)[:400]
+
+
+def _is_here(own: Own) -> bool | None:
+    """Return whether the checkpoint stands where a callback says that it saves."""
+    folder = posixpath.dirname(own.key)
+    found = {is_same_folder(folder, state.dirpath) for state in own.facts.monitors if state.dirpath} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _saved_to(own: Own) -> list[str]:
+    return [state.dirpath for state in own.facts.monitors if state.dirpath]
+
+
+# --- the configuration ---
+
+
+def _about_config(own: Own, config: Near, *, is_here: bool | None) -> Iterator[Finding]:
+    yield from _parts(own, config.content, "the configuration")
+    monitored = {part.monitor for part in checkpointing_parts(config.content)} - {None}
+    states = {state.monitor for state in own.facts.monitors} - {None}
+    if monitored and states and not _is_before_1_6(own):
+        if monitored & states:
+            yield Finding(Weight.LIKE)
+        else:
+            yield Finding(
+                Weight.CONTRADICTS, f"it was selected by {_names(states)}, the configuration says {_names(monitored)}"
+            )
+    exp_name = find_text(config.content, "exp_name", "experiment_name")
+    if is_here is False and not any(exp_name in parts_of(folder) for folder in _saved_to(own)):
+        yield Finding(Weight.DOUBTS, f"it was saved to {_saved_to(own)[0][-100:]}")
+    if is_here is not True and (past := _past_its_end(own, config)) is not None:
+        yield Finding(Weight.DOUBTS, past)
+    if config.mtime_ns > own.mtime_ns + YOUNGER_NS:
+        yield Finding(Weight.AGES, "the configuration was written after it, and nothing in it is alike")
+
+
+def _past_its_end(own: Own, config: Near) -> str | None:
+    """Return why the checkpoint cannot come from a training of so many epochs."""
+    last = find_int(config.content, "trainer.max_epochs", "max_epochs")
+    epoch = own.facts.epoch  # Lightning counts from 0, other loops from 1
+    if last is None or last < 1 or epoch is None or epoch <= last:
+        return None
+    return f"it is at epoch {epoch}, the configuration says {last} epochs"
+
+
+def _is_before_1_6(own: Own) -> bool:
+    """Return whether the checkpoint has one state for all callbacks of a class: the others' monitors are lost."""
+    return re.match(r"0\.|1\.[0-5]\b", own.facts.lightning_version or "") is not None
+
+
+def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
+    """Compare the model's parts with those that the checkpoint's hyper-parameters name, else with its tensors."""
+    settings = _own_settings(own.facts)
+    named = model_part(content).encoder.model_name
+    told = next((name for each in settings if (name := model_part(each).encoder.model_name) != UNKNOWN), None)
+    if named != UNKNOWN and told is not None:
+        yield from _compared(is_same_encoder(told, named), f"its hyper-parameters say {told}, {whose} {named}")
+    elif named != UNKNOWN and own.facts.tensors:
+        shapes = {each.name: each.shape for each in own.facts.tensors if not _BYSTANDERS.search(each.name)}
+        if (recognised := recognise_encoder(shapes)) is not None and _FAMILY.match(_plain(named)):
+            yield from _compared(
+                is_same_encoder(recognised, named), f"its tensors are a {recognised}, {whose} says {named}"
+            )
+    theirs = _named(content)
+    for key, name in {key: name for each in reversed(settings) for key, name in _named(each).items()}.items():
+        other = theirs.get(key)
+        if other is not None and _plain(other) != _plain(name):
+            yield Finding(Weight.CONTRADICTS, f"its hyper-parameters say {key} {name}, {whose} {other}")
+
+
+def _compared(is_same: bool | None, reason: str) -> Iterator[Finding]:
+    if is_same is not None:
+        yield Finding(Weight.LIKE) if is_same else Finding(Weight.CONTRADICTS, reason)
+
+
+def is_same_encoder(one: str, other: str) -> bool | None:
+    """Return whether two names are of one encoder, as far as names tell; *one* may be several, ``a|b``.
+
+    >>> is_same_encoder("resnet18", "timm/resnet18.a1_in1k"), is_same_encoder("resnet18", "resnet50")
+    (True, False)
+    >>> is_same_encoder("efficientnet", "tu-efficientnet_b3"), is_same_encoder("vit", "deit_small_patch16")
+    (True, True)
+    >>> is_same_encoder("resnet18", "my_backbone") is None
+    True
+    """
+    there = _plain(other)
+    found: bool | None = False
+    for name in one.split("|"):
+        here = _plain(name)
+        if here == there or (min(here, there, key=len) and (here.startswith(there) or there.startswith(here))):
+            return True
+        if not (_FAMILY.match(here) and _FAMILY.match(there)):
+            found = None
+    return found
+
+
+def _plain(name: str) -> str:
+    """Return a name without what libraries put around it: ``timm/resnet18.a1_in1k`` is resnet18."""
+    bare = name.lower().rpartition("/")[2].partition(".")[0]
+    bare = re.sub(r"^(?:tu|timm|tf|torchvision)[-_]", "", bare)
+    return re.sub(r"^deit", "vit", re.sub(r"[^a-z0-9]", "", bare))
+
+
+def _own_settings(facts: Facts) -> list[dict[str, Any]]:
+    """Return the checkpoint's hyper-parameters, and those in them that stand under a name of their own."""
+    own = facts.hyper_parameters or {}
+    return [own, *(own[key] for key in HYPER_PARAMETER_KEYS if isinstance(own.get(key), dict))]
+
+
+def _named(content: dict[str, Any]) -> dict[str, str]:
+    """Return what the settings of a model's parts are, by key; one that stands twice with different names is none."""
+    found: dict[str, set[str]] = {}
+    waiting = [content]
+    for _ in range(WALK_MAX):
+        if not waiting:
+            break
+        for key, value in waiting.pop().items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif key in _PART_KEYS and (name := parse_name(resolve(value, content), content)) is not None:
+                found.setdefault(key, set()).add(name)
+    return {key: names.pop() for key, names in found.items() if len(names) == 1}
+
+
+def _names(names: set[Any]) -> str:
+    return ", ".join(sorted(str(name)[:80] for name in names)[:3])
+
+
+# --- the run ---
+
+
+def _about_run(own: Own, run: Run, *, is_here: bool | None) -> Iterator[Finding]:
+    if own.wandb_run_id:
+        is_same = own.wandb_run_id == run.id
+        yield (
+            Finding(Weight.PROVES)
+            if is_same
+            else Finding(Weight.CONTRADICTS, f"the run that saved it is {own.wandb_run_id[:100]}")
+        )
+    saved_to = _saved_to(own)
+    if any(run.id in parts_of(folder) for folder in saved_to):
+        yield Finding(Weight.PROVES)
+    if run.started_ns is not None and own.mtime_ns < run.started_ns - CLOCK_NS:
+        yield Finding(Weight.DOUBTS, "the run began after it was written")
+    if is_here is False:
+        yield Finding(Weight.DOUBTS, f"it was saved to {saved_to[0][-100:]}")
+    yield from _logged(own.facts, run)
+    yield from (each for each in _parts(own, run.config, "the run") if each.weight is Weight.CONTRADICTS)
+
+
+def _logged(facts: Facts, run: Run) -> Iterator[Finding]:
+    """Compare where the checkpoint stands in training, and what it had reached, with the rows of the run's log."""
+    if not run.rows or facts.epoch is None:
+        return
+    last = run.rows[-1]
+    if facts.epoch > max(row.epoch for row in run.rows) + 1:  # what is not flushed yet is of the next epoch at most
+        yield Finding(Weight.CONTRADICTS, f"it is at epoch {facts.epoch}, the run's log ends at epoch {last.epoch}")
+        return
+    step = facts.global_step
+    if step is None or facts.batches != step:  # a row's step counts batches
+        return
+    if not _is_between(run.rows, facts.epoch, step):
+        yield Finding(Weight.CONTRADICTS, f"the run was not at epoch {facts.epoch} at step {step}")
+        return
+    rows = [row for row in run.rows if (row.epoch, row.step) == (facts.epoch, step - 1)]
+    later = next((row for row in run.rows if row.step >= step), None)
+    for state in facts.monitors:
+        value = score_at_step(state, facts)
+        if value is None or state.monitor is None:
+            continue
+        yield from _value(state.monitor, value, rows)
+        names = {name for row in run.rows for name in row.metrics}
+        if later is None:
+            continue
+        if not any(state.monitor in name for name in names):  # a logger may put a prefix or a suffix to it
+            yield Finding(Weight.DOUBTS, f"the run never logged its {state.monitor}")
+        elif not rows and state.monitor in names:
+            yield Finding(Weight.CONTRADICTS, f"its {state.monitor} is {value:g}, the run logged nothing at its step")
+
+
+def _is_between(rows: list[LoggedRow], epoch: int, step: int) -> bool:
+    """Return whether the epoch is one that the nearest rows before and after the step allow."""
+    before = max((row.step for row in rows if row.step < step), default=None)
+    after = min((row.step for row in rows if row.step >= step), default=None)
+    lowest = min((row.epoch for row in rows if row.step == before), default=epoch)
+    highest = max((row.epoch for row in rows if row.step == after), default=epoch)
+    return lowest <= epoch <= highest
+
+
+def _value(monitor: str, value: float, rows: list[LoggedRow]) -> Iterator[Finding]:
+    logged = {row.metrics[monitor] for row in rows if monitor in row.metrics}
+    if any(_is_equal(value, each) for each in logged):
+        yield Finding(Weight.PROVES)
+    elif len(logged) == 1:
+        yield Finding(Weight.CONTRADICTS, f"its {monitor} is {value:g}, the run logged {logged.pop():g} at its step")
+
+
+def _is_equal(value: float, logged: float) -> bool:
+    """Return whether two numbers are one measurement; Lightning keeps infinity where NaN was measured."""
+    if math.isnan(logged):
+        return not math.isfinite(value)
+    return value == logged or math.isclose(value, logged, rel_tol=FLOAT32_DIGITS)

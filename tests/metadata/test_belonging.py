@@ -1,0 +1,361 @@
+"""Which of what lies near a checkpoint is its own: every finding, and a base model in a real fine-tuning with wandb.
+
+Run as a program, this file is the fine-tuning.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from ckpt_indexer import read_index
+from ckpt_indexer.formats.facts import Facts, LoggedRow, MonitorState, TensorFacts
+from ckpt_indexer.metadata.belonging import Finding, Near, Own, Weight, is_same_encoder, is_used, weigh
+from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.trackers.wandb.run import Run
+from tests.metadata.test_architecture import shapes_of
+from tests.process import TIMEOUT_S, index_equals_disk
+
+if TYPE_CHECKING:
+    from ckpt_indexer.model import Entry
+
+KEY = "finetune/checkpoints/epoch=1-step=8.ckpt"
+HERE, BASE = "/srv/finetune/checkpoints", "/srv/base/checkpoints"
+HOUR_NS = 3600 * 10**9
+NOW_NS = 1_700_000_000 * 10**9
+ROWS = [
+    LoggedRow(epoch, 4 * epoch + 3, {"val_loss": loss})
+    for epoch, loss in enumerate((0.5, 0.66, 0.4))
+]  # fmt: skip
+
+
+def test_the_rule_is_the_table() -> None:
+    used = {
+        (): True,
+        (Weight.LIKE,): True,
+        (Weight.AGES,): False,
+        (Weight.AGES, Weight.LIKE): True,
+        (Weight.DOUBTS,): False,
+        (Weight.DOUBTS, Weight.LIKE): False,
+        (Weight.CONTRADICTS,): False,
+        (Weight.CONTRADICTS, Weight.LIKE): False,
+    }
+    for weights, is_own in used.items():
+        assert is_used([Finding(weight) for weight in weights]) is is_own, weights
+    for count in range(3):
+        for weights in itertools.combinations(Weight, count):
+            assert is_used([Finding(Weight.PROVES), *map(Finding, weights)])
+
+
+def saved(dirpath: str | None = HERE, *, loss: float | None = 0.66, monitor: str = "val_loss", **changes: Any) -> Facts:
+    """Return what a checkpoint says that was saved at epoch 1, step 8."""
+    best = {} if loss is None else {f"{dirpath or HERE}/epoch=1-step=8.ckpt": loss}
+    state = MonitorState(monitor=monitor, mode="min", current_score=loss, best_k_models=best, dirpath=dirpath)
+    facts: dict[str, Any] = {
+        "epoch": 1, "global_step": 8, "batches": 8, "validations_in_epoch": 1, "lightning_version": "2.6.6",
+        "monitors": [state],
+    }  # fmt: skip
+    return Facts(**(facts | changes))
+
+
+def plain(**changes: Any) -> Facts:
+    """Return what a checkpoint says that holds weights and little else."""
+    return Facts(**changes)
+
+
+def resnet(layers: int) -> list[TensorFacts]:
+    """Return the tensors of a torchvision ResNet."""
+    return [TensorFacts(name, shape, "float32") for name, shape in shapes_of(f"torchvision resnet{layers}").items()]
+
+
+def _config(**changes: Any) -> dict[str, Any]:
+    return {"exp_name": "finetune", "model": {"encoder_name": "resnet50", "arch": "FPN"}, **changes}
+
+
+SAVER = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "monitor": "val_loss"}
+CONFIGS: list[tuple[str, Facts, dict[str, Any], str | None]] = [
+    # what the checkpoint says, the configuration, and a word of why it is not used
+    ("silent", plain(), _config(), None),
+    ("alike", plain(hyper_parameters={"encoder_name": "resnet50", "arch": "FPN"}), _config(), None),
+    ("encoder", plain(hyper_parameters={"encoder_name": "resnet18"}), _config(), "resnet18"),
+    ("under args", plain(hyper_parameters={"args": {"encoder_name": "resnet18"}}), _config(), "resnet18"),
+    ("decorated", plain(hyper_parameters={"encoder_name": "tu-resnet50.a1_in1k"}), _config(), None),
+    ("own word", plain(hyper_parameters={"backbone": "my_backbone"}), _config(), None),
+    ("architecture", plain(hyper_parameters={"arch": "Unet"}), _config(), "arch Unet"),
+    ("another key", plain(hyper_parameters={"model_name": "Unet"}), _config(), None),
+    ("decoder", plain(hyper_parameters={"decoder_name": "a"}), _config(decoder_name="b"), "decoder_name a"),
+    ("monitor", saved(monitor="val_acc"), _config(callbacks=[SAVER]), "val_acc"),
+    ("same monitor", saved(), _config(callbacks=[SAVER]), None),
+    ("old Lightning", saved(monitor="val_acc", lightning_version="1.5.0"), _config(callbacks=[SAVER]), None),
+    ("elsewhere", saved(BASE), _config(), BASE),
+    ("renamed folder", saved("/srv/finetune_old/checkpoints"), _config(exp_name="finetune_old"), None),
+    ("past its end", plain(epoch=9), _config(trainer={"max_epochs": 3}), "epoch 9"),
+    ("at its end", plain(epoch=3), _config(trainer={"max_epochs": 3}), None),
+    ("no limit", plain(epoch=9), _config(trainer={"max_epochs": -1}), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "config", "reason"), [row[1:] for row in CONFIGS], ids=[row[0] for row in CONFIGS])
+def test_a_configuration_is_used_unless_the_checkpoint_says_otherwise(
+    facts: Facts, config: dict[str, Any], reason: str | None
+) -> None:
+    found = weigh(Own(KEY, facts, NOW_NS), Near("finetune/.hydra/config.yaml", config, NOW_NS), None)
+    assert found.has_config is (reason is None)
+    if reason is None:
+        assert found.warnings == []
+    else:
+        (warning,) = found.warnings
+        assert warning.startswith("the configuration finetune/.hydra/config.yaml was not used: ")
+        assert reason in warning
+
+
+def test_tensors_contradict_a_configuration_unless_they_are_a_bystanders() -> None:
+    near = Near("finetune/config.yaml", _config(), NOW_NS)
+    told = plain(tensors=[TensorFacts(f"encoder.{t.name}", t.shape, t.dtype) for t in resnet(18)])
+    teacher = plain(tensors=[TensorFacts(f"teacher.{t.name}", t.shape, t.dtype) for t in resnet(18)])
+    alike = plain(tensors=resnet(50))
+    assert [weigh(Own(KEY, facts, NOW_NS), near, None).has_config for facts in (told, teacher, alike)] == [
+        False, True, True,
+    ]  # fmt: skip
+
+
+def test_only_the_number_of_epochs_is_dropped_where_the_folder_says_that_the_rest_is_right() -> None:
+    near = Near("finetune/config.yaml", _config(trainer={"max_epochs": 3}), NOW_NS)
+    found = weigh(Own(KEY, saved(epoch=9), NOW_NS), near, None)
+    assert (found.has_config, found.has_max_epochs, len(found.warnings)) == (True, False, 1)
+
+
+def test_a_configuration_that_was_written_long_after_the_checkpoint_has_to_be_alike() -> None:
+    near = Near("finetune/config.yaml", _config(), NOW_NS + HOUR_NS)
+    alike = plain(hyper_parameters={"encoder_name": "resnet50"})
+    assert [weigh(Own(KEY, facts, NOW_NS), near, None).has_config for facts in (plain(), alike)] == [False, True]
+    assert weigh(Own(KEY, plain(), NOW_NS), near._replace(mtime_ns=NOW_NS + 60 * 10**9), None).has_config
+
+
+def test_a_configuration_of_the_checkpoints_own_name_is_only_contradicted() -> None:
+    near = Near("finetune/checkpoints/epoch=1-step=8.config.yaml", _config(), NOW_NS + HOUR_NS)
+    assert weigh(Own(KEY, saved(BASE), NOW_NS), near, None).has_config
+    other = saved(BASE, hyper_parameters={"encoder_name": "resnet18"})
+    assert not weigh(Own(KEY, other, NOW_NS), near, None).has_config
+
+
+NO_STEP = saved(
+    global_step=6, batches=6,
+    monitors=[MonitorState(monitor="val_loss", current_score=0.3, best_k_models={"/a/epoch=1-step=6.ckpt": 0.3})],
+)  # fmt: skip
+RUNS: list[tuple[str, Facts, dict[str, Any], str | None]] = [
+    # what the checkpoint says, what else is known of the run, and a word of why it is not used
+    ("silent", plain(), {}, None),
+    ("same value", saved(), {}, None),
+    ("same value in float32", saved(loss=0.6600000262260437), {}, None),
+    ("same value elsewhere", saved("/scratch/job/out"), {}, None),
+    ("another value", saved(loss=0.11), {}, "0.11"),
+    ("another value elsewhere", saved(BASE, loss=0.11), {}, "0.11"),
+    ("elsewhere", saved(BASE, loss=None), {}, BASE),
+    ("elsewhere under its id", saved("/srv/project/el1e2may/checkpoints", loss=None), {}, None),
+    ("no such step", NO_STEP, {}, "nothing at its step"),
+    ("another epoch at that step", saved(epoch=0, loss=None), {}, "epoch 0"),
+    ("past its end", plain(epoch=40), {}, "epoch 40"),
+    ("not flushed yet", plain(epoch=3), {}, None),
+    ("older", plain(), {"started_ns": NOW_NS + HOUR_NS}, "began after"),
+    ("another encoder", plain(hyper_parameters={"backbone": "vit_b"}), {"config": {"backbone": "resnet18"}}, "vit_b"),
+    ("another monitor", saved(monitor="val_acc"), {}, "never logged"),
+    ("a logger's prefix", saved(), {"rows": [LoggedRow(1, 7, {"a-val_loss": 0.1}), LoggedRow(2, 11, {})]}, None),
+    ("NaN", saved(loss=float("inf")), {"rows": [LoggedRow(1, 7, {"val_loss": float("nan")})]}, None),
+    ("other batches", saved(loss=0.11, batches=16), {}, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "run", "reason"), [row[1:] for row in RUNS], ids=[row[0] for row in RUNS])
+def test_a_run_is_used_unless_the_checkpoint_says_otherwise(
+    facts: Facts, run: dict[str, Any], reason: str | None
+) -> None:
+    given = Run(**{"id": "el1e2may", "rows": ROWS, "started_ns": NOW_NS - HOUR_NS, **run})
+    found = weigh(Own(KEY, facts, NOW_NS), None, given)
+    assert found.has_run is (reason is None)
+    if reason is None:
+        assert found.warnings == []
+    else:
+        assert found.warnings[0].startswith("the run el1e2may was not used: ")
+        assert reason in found.warnings[0]
+
+
+def test_the_training_process_knows_the_run_best() -> None:
+    run = Run(id="el1e2may", rows=ROWS, started_ns=NOW_NS - HOUR_NS)
+    assert weigh(Own(KEY, saved(loss=0.11), NOW_NS, "el1e2may"), None, run).has_run
+    assert not weigh(Own(KEY, saved(), NOW_NS, "k705v87j"), None, Run(id="el1e2may")).has_run
+
+
+def test_what_the_run_did_not_write_has_not_its_configuration_either() -> None:
+    run = Run(id="el1e2may", rows=ROWS, started_ns=NOW_NS - HOUR_NS)
+    near = Near("finetune/config.yaml", _config(), NOW_NS)
+    found = weigh(Own(KEY, saved(None, loss=0.11), NOW_NS), near, run)
+    assert (found.has_config, found.has_run, len(found.warnings)) == (False, False, 2)
+    found = weigh(Own(KEY, plain(hyper_parameters={"encoder_name": "resnet18"}), NOW_NS), near, run)
+    assert (found.has_config, found.has_run, len(found.warnings)) == (False, False, 2)
+    proven = saved(hyper_parameters={"encoder_name": "resnet18"})
+    found = weigh(Own(KEY, proven, NOW_NS), near, run)
+    assert (found.has_config, found.has_run, len(found.warnings)) == (False, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("resnet34|resnet34d", "resnet34d", True),
+        ("resnet18|resnet34", "resnet50", False),
+        ("efficientnet", "mobilenetv3_large_100", False),
+        ("vit", "deit_small_patch16_224", True),
+        ("vit", "vendor/unknown", None),
+    ],
+)
+def test_encoders_are_compared_by_what_their_names_say(one: str, other: str, is_same: bool | None) -> None:
+    assert is_same_encoder(one, other) is is_same
+
+
+# --- on the disk ---
+
+
+def indexed(root: Path) -> dict[str, Entry]:
+    """Index the tree twice; the second time must read nothing."""
+    for _ in range(2):
+        with Indexer(str(root)) as indexer:
+            indexer.load()
+            indexer.scan_and_plan()
+            indexer.finish()
+    return dict(read_index(str(root)).entries)
+
+
+def warnings_of(root: Path, key: str) -> list[str]:
+    found: list[str] = yaml.safe_load((root / f"{key}.metadata.yaml").read_bytes())["indexer"]["warnings"]
+    return found
+
+
+def test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path: Path) -> None:
+    import torch
+
+    folder = tmp_path / "exp/checkpoints"
+    folder.mkdir(parents=True)
+    for name, encoder in (("first", "resnet18"), ("second", "resnet50")):
+        told = {"arch": "FPN", "encoder_name": encoder}
+        torch.save(
+            {"epoch": 1, "global_step": 10, "pytorch-lightning_version": "2.6.0", "hyper_parameters": told,
+             "state_dict": {"a": torch.zeros(3)}},
+            folder / f"{name}.ckpt",
+        )  # fmt: skip
+    (tmp_path / "exp/.hydra").mkdir()
+    settings = {"exp_name": "second", "model": {"encoder_name": "resnet50"}, "trainer": {"max_epochs": 9}}
+    (tmp_path / "exp/.hydra/config.yaml").write_text(yaml.safe_dump(settings))
+    entries = indexed(tmp_path)
+    first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
+    assert (first.encoder, first.exp_name) == ("resnet18", "exp")
+    assert (second.encoder, second.exp_name) == ("resnet50", "second")
+    (warning,) = warnings_of(tmp_path, "exp/checkpoints/first.ckpt")
+    assert "resnet18" in warning
+    assert index_equals_disk(tmp_path)
+
+
+def test_what_is_contradicted_makes_no_sidecar_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path)
+    (tmp_path / ".checkpoint_index.json").unlink()  # the sidecars alone have to be enough
+    from ckpt_indexer.sandbox.owner import Reader
+
+    read: list[int] = []
+    monkeypatch.setattr(Reader, "read_checkpoint", lambda _, descriptor: read.append(descriptor))
+    entries = indexed(tmp_path)
+    assert read == []
+    assert entries["exp/checkpoints/first.ckpt"].encoder == "resnet18"
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    pytest.importorskip("wandb")
+    root = tmp_path_factory.mktemp("finetuned")
+    environment = {**os.environ, "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "WANDB_MODE": "offline"}
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "XDG_CACHE_HOME"):
+        environment[name] = str(tmp_path_factory.mktemp(name))
+    command = [sys.executable, "-W", "ignore", "-m", "tests.metadata.test_belonging", str(root)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2 * TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return root, json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_base_model_that_was_copied_into_a_fine_tuning_has_nothing_of_it(finetuned: Any) -> None:
+    root, told = finetuned
+    entries = indexed(root)
+    for epoch, loss in enumerate((0.5, 0.66)):
+        entry = entries[f"finetune/checkpoints/epoch={epoch}.ckpt"]
+        assert (entry.wandb_run_id, entry.exp_name) == (told["run"], "finetune")
+        assert entry.monitor is not None
+        assert entry.monitor.value == pytest.approx(loss)
+    assert warnings_of(root, "finetune/checkpoints/epoch=1.ckpt") == []
+    for name in ("pretrained", "epoch=1-v1", "weights"):
+        key = f"finetune/checkpoints/{name}.ckpt"
+        entry = entries[key]
+        assert (entry.wandb_run_id, entry.metrics, entry.monitor and entry.monitor.value) == (None, {}, None), name
+        assert [w.partition(" was not used")[0] for w in warnings_of(root, key)][-2:] == [
+            "the configuration finetune/config.yaml", f"the run {told['run']}",
+        ]  # fmt: skip
+    assert index_equals_disk(root)
+
+
+def train() -> None:
+    import lightning
+    import torch
+    import wandb
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import WandbLogger
+
+    from tests.samples import trainer_settings
+
+    root = Path(sys.argv[1])
+
+    class Module(lightning.LightningModule):
+        def __init__(self, losses: tuple[float, ...]) -> None:
+            super().__init__()
+            self.losses = losses
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
+            return self.layer(batch).square().mean()
+
+        def validation_step(self, batch: torch.Tensor, _: int) -> None:
+            self.log("val_loss", self.losses[self.current_epoch])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class CopyIn(lightning.Callback):
+        def on_train_epoch_start(self, trainer: Any, _: Any) -> None:
+            if trainer.current_epoch == 1:
+                place = root / "finetune/checkpoints"
+                shutil.copy(root / "base/checkpoints/epoch=1.ckpt", place / "pretrained.ckpt")
+                shutil.copy(root / "base/checkpoints/epoch=1.ckpt", place / "epoch=1-v1.ckpt")
+                torch.save({"epoch": 40, "state_dict": {"a": torch.zeros(2)}}, place / "weights.ckpt")
+
+    def fit(name: str, losses: tuple[float, ...], logger: Any, callbacks: list[Any]) -> None:
+        data = torch.utils.data.DataLoader(torch.randn(8, 2), batch_size=2)
+        saver = ModelCheckpoint(root / name / "checkpoints", monitor="val_loss", save_top_k=-1, filename="{epoch}")
+        settings = trainer_settings(root / name) | {"max_epochs": 2, "logger": logger, "log_every_n_steps": 1}
+        lightning.Trainer(**settings, callbacks=[saver, *callbacks]).fit(Module(losses), data, data)
+
+    fit("base", (0.9, 0.11), False, [])
+    (root / "finetune").mkdir()
+    (root / "finetune/config.yaml").write_text("exp_name: finetune\ntrainer: {max_epochs: 2}\n")
+    logger = WandbLogger(project="p", save_dir=root / "finetune", settings=wandb.Settings(x_disable_stats=True))
+    fit("finetune", (0.5, 0.66), logger, [CopyIn()])
+    wandb.finish()
+    print()
+    print(json.dumps({"run": logger.version}))
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,116 @@
+"""What names of files say, in the spellings of the programs that write them; what could be two things is neither."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ckpt_indexer.metadata.names import lone_numbers, parse_name
+
+NOTHING = (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("epoch-09_step-000040.ckpt", (9, 40)),
+        ("epoch=3.ckpt", (3, None)),
+        ("epoch3.pt", (3, None)),
+        ("epoch_12.pth", (12, None)),
+        ("EPOCH_7.pt", (7, None)),
+        ("CKPT+epoch_3", (3, None)),  # speechbrain
+        ("mymodel_epoch=3_val_loss=0.30.ckpt", (3, None)),
+        ("seed=42-epoch=1-step=8.ckpt", (1, 8)),
+        ("checkpoint_final_iteration=10.ckpt", (None, 10)),
+        ("iter_4000.pth", (None, 4000)),
+        ("step_1000.pt", (None, 1000)),
+        ("step1000.pt", (None, 1000)),
+        ("step-10", (None, 10)),
+        ("iter_0000100", (None, 100)),
+        ("iter_0000100/mp_rank_00/model_optim_rng.pt", (None, 100)),
+        ("global_step100", (None, 100)),
+        ("run/global_step100/mp_rank_00_model_states.pt", (None, 100)),
+        ("out/checkpoint-500", (None, 500)),
+        ("out/checkpoint-500/model.safetensors", (None, 500)),
+        ("out/checkpoint-500/epoch=3.ckpt", (3, None)),
+        ("ep1-ba100-rank0.pt", (1, 100)),
+        ("checkpoint3.pt", (3, None)),
+        ("checkpoint0080.pth", (80, None)),
+        ("checkpoint_3_1000.pt", (3, 1000)),
+        ("model_0009999.pth", (None, 9999)),
+        ("ckpt.02-1.95.pt", (2, None)),
+        ("best_acc_epoch_1.pth", (1, None)),
+        ("best_coco_bbox_mAP_iter_4000.pth", (None, 4000)),
+        ("max_epochs=100-epoch=3.ckpt", (3, None)),
+        ("dreambooth-step-00500.safetensors", (None, 500)),
+        # Ambiguous, or something else.
+        ("3-16.ckpt", NOTHING),
+        ("checkpoint-9.pth", NOTHING),  # of Transformers a step, of MAE an epoch
+        ("checkpoint_2_val_acc=0.7000.pt", NOTHING),
+        ("checkpoint_20251011_004442.pt", NOTHING),
+        ("checkpoint_2025_10.pt", NOTHING),
+        ("model_1000.pt", NOTHING),
+        ("epoch_1_epoch_2.pt", NOTHING),
+        ("epoch=2.5.pt", NOTHING),
+        ("resnet50_200epochs.pth", NOTHING),
+        ("epochs=100.pt", NOTHING),
+        ("warmup_steps_500.pt", NOTHING),
+        ("timestep_5.pt", NOTHING),
+        ("ep_1000.pt", NOTHING),  # an episode, perhaps
+        ("checkpoint-500/last/best/model.pt", NOTHING),
+    ],
+)
+def test_epoch_and_step_are_read_in_the_usual_spellings(name: str, counts: tuple[int | None, int | None]) -> None:
+    assert parse_name(name)[:2] == counts
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("mymodel_epoch=3_val_loss=0.30.ckpt", {"val_loss": 0.3}),
+        ("lr=0.01-bs=32-epoch=1-val_loss=0.500.ckpt", {"val_loss": 0.5}),
+        ("best_checkpoint_2_val_acc=0.9000.ckpt", {"val_acc": 0.9}),
+        ("net_key_metric=0.8123.pt", {"key_metric": 0.8123}),
+        ("megatron--val_loss=6.17-step=10-consumed_samples=80.0-last.ckpt", {"val_loss": 6.17}),
+        ("model_epoch_3_loss_0.2345.pth", {"loss": 0.2345}),
+        ("top_5_acc=0.91.pt", {"top_5_acc": 0.91}),
+        ("fold=3-epoch=1.ckpt", {}),
+        ("fold=3-seed=0.5-lr=0.001-rank=1-version=2-date=20250101.ckpt", {}),
+        ("last_best_acc=0.9.pt", {}),
+        ("ckpt.02-1.95.pt", {}),
+        ("ema_0.9999_010000.pt", {}),
+        ("dropout-0.25_alpha-0.75.pt", {}),
+    ],
+)
+def test_a_number_is_a_metrics_only_by_its_name(name: str, metrics: dict[str, float]) -> None:
+    assert parse_name(name).metrics == metrics
+
+
+def test_a_name_that_the_checkpoint_or_its_run_has_is_a_metrics() -> None:
+    assert parse_name("epoch=1-NDS=0.51.ckpt").metrics == {}
+    assert parse_name("epoch=1-NDS=0.51.ckpt", {"NDS"}).metrics == {"NDS": 0.51}
+    assert parse_name("mymodel_pts_nds=0.51.ckpt", {"pts_nds"}).metrics == {"pts_nds": 0.51}
+    assert parse_name("best-nds-0.5100.ckpt", {"val/nds"}).metrics == {"nds": 0.51}
+    assert parse_name("focal_loss-2.00.ckpt", {"loss"}).metrics == {}
+
+
+def test_a_number_before_a_score_is_an_epoch_or_a_step() -> None:
+    assert [parse_name(f"{name}_val_acc=0.7.pt").lone for name in ("checkpoint_2", "a_model_30", "resnet_50", "x")] == [
+        2, 30, None, None,
+    ]  # fmt: skip
+
+
+def test_a_metric_may_be_named_without_a_value() -> None:
+    names = ("acc_epoch_1", "coco_bbox_mAP_iter_40", "model_epoch_2")
+    assert [parse_name(f"best_{name}.pth").monitor for name in names] == ["acc", "coco_bbox_mAP", None]
+    assert parse_name("best_coco_bbox_mAP_iter_40.pth", {"coco/bbox_mAP"}).monitor == "coco/bbox_mAP"
+
+
+def test_nan_is_a_number_of_a_metric() -> None:
+    assert math.isnan(parse_name("epoch=1-val_loss=nan.ckpt").metrics["val_loss"])
+    assert math.isnan(parse_name("best-hmean-nan.ckpt").metrics["hmean"])
+
+
+def test_lone_numbers_are_whole_and_have_no_name() -> None:
+    assert lone_numbers("run_7/03-16_v1_lr0.1_val=4.ckpt") == {3, 16}
