@@ -558,7 +558,7 @@ def test_what_stands_in_the_way_of_our_files_hangs_no_command_and_leads_no_write
     roots = [str(top / "outputs") for top in tops.values()]
     done = subprocess.run(
         [sys.executable, "-c", _USE_ALL, " ".join(_USERS[place]), *roots],
-        capture_output=True, text=True, timeout=TIMEOUT_S, check=False, preexec_fn=_limit_memory,
+        capture_output=True, text=True, timeout=3 * TIMEOUT_S, check=False, preexec_fn=_limit_memory,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
