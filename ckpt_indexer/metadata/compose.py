@@ -153,7 +153,7 @@ def _weighed(
     own = Own(key, facts, fingerprint[1], None if embedded is None else embedded.wandb_run_id)
     belonging = weigh(own, near, run)
     config, run = config if belonging.has_config else None, run if belonging.has_run else None
-    names = [key] if link_target is None else [link_target, key]
+    names: list[str] = [key] if link_target is None else [link_target, key]
     in_names, name_warnings = _named(names, facts, run)
     tiers = _Tiers(key, names, in_names, facts, embedded, config, run, belonging.has_max_epochs)
     return tiers, [*belonging.warnings, *name_warnings]
