@@ -43,7 +43,7 @@ def is_same_folder(here: str, there: str) -> bool | None:
 
     >>> [is_same_folder(here, "/a/unet/fold_0/checkpoints") for here in ("old/fold_0/checkpoints", "checkpoints")]
     [None, None]
-    >>> is_same_folder("moved/lightning_logs/version_0/checkpoints", "/a/b/lightning_logs/version_0/checkpoints") is None
+    >>> is_same_folder("moved/logs/version_0/checkpoints", "/a/b/logs/version_0/checkpoints") is None
     True
     """
     ours, theirs = parts_of(here), parts_of(there)
