@@ -109,9 +109,9 @@ def weigh(own: Own, config: Near | None, run: Run | None) -> Belonging:
         about_config = [each for each in about_config if each.weight is Weight.CONTRADICTS]
     warnings = []
     if config is not None and not is_used(about_config):
-        warnings.append(f"the configuration {config.path} was not used: {_reasons(about_config)}")
+        warnings.append(f"the configuration {config.path} {_verdict(about_config)}: {_reasons(about_config)}")
     if run is not None and not is_used(about_run):
-        warnings.append(f"the run {run.id} was not used: {_reasons(about_run)}")
+        warnings.append(f"the run {run.id} {_verdict(about_run)}: {_reasons(about_run)}")
     has_config = config is not None and is_used(about_config)
     past = _past_its_end(own, config) if config is not None and has_config else None
     if past is not None:
@@ -131,6 +131,11 @@ def is_used(findings: list[Finding]) -> bool:
     if weights & {Weight.CONTRADICTS, Weight.DOUBTS}:
         return False
     return Weight.AGES not in weights or Weight.LIKE in weights
+
+
+def _verdict(findings: list[Finding]) -> str:
+    is_contradicted = any(each.weight is Weight.CONTRADICTS for each in findings)
+    return "contradicts the file and was not used" if is_contradicted else "was not used"
 
 
 def _reasons(findings: list[Finding]) -> str:

@@ -411,6 +411,8 @@ def canonical_name(name: str) -> str | None:
 def _model(tiers: _Tiers) -> tuple[Model, Source]:
     """Read the model from the config, else the hyper-parameters, else the run's, else the tensors' names and shapes."""
     facts, in_run = tiers.facts, tiers.logged_config
+    if facts.role not in (None, "model"):  # an optimizer's state beside a model has no architecture
+        return Model(), "checkpoint"
     model = model_part(dict(tiers.content))
     source: Source = "config" if _known(model.model_dump()) else "checkpoint"
     named = {"architecture": facts.architecture, "loss": facts.loss}
