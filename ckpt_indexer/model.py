@@ -21,6 +21,9 @@ Status = Literal["ok", "incomplete", "corrupt", "unsupported", "unreadable"]
 Format = Literal[
     "torch-zip", "torch-legacy", "torchscript", "safetensors", "pickle", "sharded-dcp", "sharded-deepspeed", "unknown"
 ]
+Role = Literal[
+    "model", "training-state", "other"
+]  # what a checkpoint holds: weights, what training needs besides, else
 Mode = Literal["min", "max"]
 Level = Literal["quick", "deep", "load"]  # how thorough a check was: the header, every byte, and torch's own loading
 Number = float | int | Literal["NaN", "Infinity", "-Infinity"]  # the three strings: JSON has no such numbers
@@ -54,7 +57,7 @@ PROBLEMS: dict[str, Status] = {
     "sidecar-invalid": "ok",
     "sidecar-unwritable": "ok",
 }
-RULES = 2  # version of how facts are found and written; what was made by older ones is read again once
+RULES = 3  # version of how facts are found and written; what was made by older ones is read again once
 MESSAGE_MAX = 300  # characters; a message may quote the file, and files may hold anything
 
 
@@ -87,10 +90,19 @@ class Monitor(msgspec.Struct, gc=False):
     value: Number | None = None  # the score of this very checkpoint; never another one's
 
 
+class RunBest(msgspec.Struct, frozen=True, gc=False):
+    """The best of the run so far, as known when the checkpoint was saved; it says nothing of the checkpoint itself."""
+
+    name: str | None = None  # of the metric
+    value: Number | None = None
+    mode: Mode | None = None
+    path: str | None = None  # of the best checkpoint, on the training machine
+
+
 class Twin(msgspec.Struct, frozen=True, gc=False):
     """The checkpoint whose score another one has, because the two are the same save."""
 
-    path: str  # its key
+    path: Key
     is_selected: bool = False  # the checkpoint itself says that it was selected by that metric
 
 
@@ -98,13 +110,13 @@ class TwinScore(NamedTuple):
     """A score, and the key of the checkpoint whose own it is."""
 
     monitor: Monitor
-    path: str
+    path: Key
 
 
 class OtherSidecar(msgspec.Struct, frozen=True, gc=False):
     """A sidecar under the name that other programs give it: ``best.metadata.yaml`` beside ``best.ckpt``."""
 
-    path: str  # relative to the root
+    path: Key
     fingerprint: Fingerprint
     is_shared: bool = False  # several checkpoints beside it could be the one it is about
 
@@ -117,8 +129,8 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
     link_target: str | None = None  # as in the entry
     sidecar: Fingerprint | None = None
-    config: tuple[str, Fingerprint] | None = None  # key and fingerprint of the run's configuration
-    run: tuple[str, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
+    config: tuple[Key, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+    run: tuple[Key, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
     other: OtherSidecar | None = None  # a sidecar under another program's name
 
 
@@ -145,6 +157,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     mtime: str  # ISO 8601, UTC, microseconds
     fingerprint: Fingerprint
     format: Format = "unknown"
+    role: Role | None = None
     status: Status = "ok"
     problem: Problem | None = None
     link_target: str | None = None  # of a symlink: the target's key, or the link's text where that is not in the root
@@ -154,19 +167,23 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     metrics: dict[str, Number] = {}
     monitor: Monitor | None = None
     twin: Twin | None = None  # where the monitor's value is another checkpoint's, which is the same save
+    run_best: RunBest | None = None
     architecture: str | None = None
     encoder: str | None = None
-    parameters: int | None = None  # elements in the state dict's tensors, shared storage counted once
+    parameters: int | None = None  # elements of the weights, shared storage counted once; None: not all are understood
+    dtypes: dict[str, int] = {}  # torch's name of a dtype -> parameters
+    weights_bytes: int | None = None  # in memory
+    optimizer_bytes: int | None = None  # of the tensors in the optimizers' states
     lightning_version: str | None = None
-    metadata_file: str | None = None  # the sidecar's path relative to the root
+    metadata_file: Key | None = None  # the sidecar's path relative to the root
     metadata_source: Literal["sidecar", "embedded", "checkpoint", "config", "wandb"] | None = None
     metadata_problem: Problem | None = None
     metadata_fingerprint: Fingerprint | None = None  # of the sidecar
     other_sidecar: OtherSidecar | None = None  # another program's, under its name
-    config_path: str | None = None  # relative to the root
+    config_path: Key | None = None  # relative to the root
     config_fingerprint: Fingerprint | None = None
     wandb_run_id: str | None = None
-    wandb_path: str | None = None  # of the folder of the run that was looked at for it, relative to the root
+    wandb_path: Key | None = None  # of the folder of the run that was looked at for it, relative to the root
     wandb_fingerprint: Fingerprint | None = None
     content_id: str | None = None
     weights_id: str | None = None  # the same over the model's tensors alone
@@ -184,6 +201,11 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
             health.status == "ok" and before is not None and self.problem is not None and self.problem == before.problem
         ):
             self.status, self.problem = "ok", None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is a model that can be loaded; an entry of older rules says no role."""
+        return self.status == "ok" and self.role in (None, "model")
 
     def metric(self, name: str) -> float | None:
         """Return a metric as a float (NaN and infinities included), ``None`` where it is not known."""

@@ -5,18 +5,20 @@ Owns the names of every file this project reads or writes and the mapping betwee
 
 A **key** (``Key``) is a checkpoint's POSIX path relative to the root, as text that is always valid UTF-8: a byte that
 is not part of UTF-8 is written ``\xHH`` and a backslash ``\\``; every other character stands for itself. A ``RelPath``
-is the same path as the operating system knows it. The two are told apart by the type checker alone, which sees a
-mistake only where both sides are annotated.
+is the same path as the operating system knows it. ``to_key`` and ``to_path`` are the two doors between them; the type
+checker, and it alone, tells the two apart.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, NewType, overload
+from typing import NamedTuple, NewType, TypeVar, cast
 
 Key = NewType("Key", str)  # a checkpoint's identity, as the index and its readers write it
 RelPath = NewType("RelPath", str)  # relative to the root, as the operating system knows it (``os.fsdecode``)
+Either = TypeVar("Either", Key, RelPath)
 
+ROOT = RelPath("")  # the root itself, and so everything below it
 SUFFIXES = (".ckpt",)  # names that end so are checkpoints, unless the index says otherwise
 SIDECAR_SUFFIX = ".metadata.yaml"
 # What other programs call a sidecar: the first beside "best.ckpt" is "best.metadata.yaml", the suffix replaced.
@@ -24,7 +26,7 @@ OTHER_SIDECAR_ENDS = (".metadata.yaml", ".metadata.json")
 # A configuration of one checkpoint, beside it: "best.config.yaml".
 OWN_CONFIG_ENDS = (".config.yaml", ".config.yml", ".config.json", ".resolved.config.json")
 KNOWN_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")  # of what may share such a file with a checkpoint
-INDEX_NAME = ".checkpoint_index.json"
+INDEX_NAME = RelPath(".checkpoint_index.json")
 LOCK_NAME = ".checkpoint_index.lock"
 DAEMON_LOCK_NAME = ".checkpoint_index.daemon.lock"
 DAEMON_STATE_NAME = ".checkpoint_index.daemon.json"
@@ -33,6 +35,8 @@ TEMPORARY_PREFIX = ".ckpt-indexer-"  # + random + suffix: short, because a check
 TEMPORARY_SUFFIX = ".tmp"
 NAME_BYTES_MAX = 255  # NAME_MAX of every Linux file system in use
 CONFIG_NAME = "config.yaml"
+# What loggers and trainers write of a run's settings, in the order they are believed; a configuration above is more.
+SETTINGS_NAMES = ("hparams.yaml", "args.yaml", "config.json")  # Lightning's loggers; timm; Hugging Face
 HYDRA_FOLDER = ".hydra"
 
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,15}){1,2}")
@@ -41,34 +45,50 @@ _ESCAPE = re.compile(r"[\\\udc80-\udcff]")
 _UNESCAPE = re.compile(r"\\(\\|x[89a-f][0-9a-f])")
 
 
-@overload
-def to_key(path: RelPath) -> Key: ...
-@overload
-def to_key(path: str) -> str: ...  # for rooms that do not tell the two apart yet
-def to_key(path: str) -> str:
+def to_key(path: RelPath) -> Key:
     r"""Write a path (as ``os.fsdecode`` gives it) as a key.
 
     >>> to_key("a/b.ckpt"), to_key("a\\b"), to_key("\udcff.ckpt")
     ('a/b.ckpt', 'a\\\\b', '\\xff.ckpt')
     """
     if path.isascii() and "\\" not in path:
-        return path  # nearly always, and four times as fast to see
-    return _ESCAPE.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\x{ord(m[0]) - 0xDC00:02x}", path)
+        return Key(path)  # nearly always, and four times as fast to see
+    return Key(_ESCAPE.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\x{ord(m[0]) - 0xDC00:02x}", path))
 
 
-@overload
-def to_path(key: Key) -> RelPath: ...
-@overload
-def to_path(key: str) -> str: ...
-def to_path(key: str) -> str:
+def to_path(key: Key) -> RelPath:
     r"""Return the path that ``to_key`` was given.
 
     >>> to_path('a\\\\b\\xff') == "a\\b\udcff"
     True
     """
     if "\\" not in key:
-        return key
-    return _UNESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), key)
+        return RelPath(key)
+    return RelPath(_UNESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(0xDC00 + int(m[1][1:], 16)), key))
+
+
+def to_text(path: str) -> str:
+    """Write any path, one that is not relative to a root too, as ``to_key`` would: to be shown or told."""
+    return to_key(RelPath(path))
+
+
+def join(folder: RelPath, name: str) -> RelPath:
+    """Return the path of *name*, which may have several parts, in *folder*.
+
+    >>> join("a", "b/c.ckpt"), join("", "c.ckpt")
+    ('a/b/c.ckpt', 'c.ckpt')
+    """
+    return RelPath(f"{folder}/{name}" if folder else name)
+
+
+def split(path: RelPath) -> tuple[RelPath, str]:
+    """Return the folder that *path* stands in, and its name there.
+
+    >>> split("a/b/c.ckpt"), split("c.ckpt")
+    (('a/b', 'c.ckpt'), ('', 'c.ckpt'))
+    """
+    folder, _, name = path.rpartition("/")
+    return RelPath(folder), name
 
 
 def is_suffix(suffix: str) -> bool:
@@ -89,8 +109,8 @@ def is_temporary(name: str) -> bool:
     return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
-def sidecar_path(checkpoint_path: str) -> str:
-    return checkpoint_path + SIDECAR_SUFFIX
+def sidecar_path(checkpoint_path: RelPath) -> RelPath:
+    return RelPath(checkpoint_path + SIDECAR_SUFFIX)
 
 
 def stem_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
@@ -103,22 +123,23 @@ def stem_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
     return path[: len(path) - len(found)]
 
 
-def other_sidecar_paths(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
+def other_sidecar_paths(path: RelPath, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[RelPath, ...]:
     """Return where other programs may have put the sidecar of the checkpoint at *path*, in the order they are believed.
 
     >>> other_sidecar_paths("a/best.ckpt")
     ('a/best.metadata.yaml', 'a/best.ckpt.metadata.json', 'a/best.metadata.json')
     """
     stem = stem_of(path, suffixes)
-    return f"{stem}{OTHER_SIDECAR_ENDS[0]}", f"{path}{OTHER_SIDECAR_ENDS[1]}", f"{stem}{OTHER_SIDECAR_ENDS[1]}"
+    by_stem, other = OTHER_SIDECAR_ENDS
+    return RelPath(stem + by_stem), RelPath(path + other), RelPath(stem + other)
 
 
-def own_config_paths(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
+def own_config_paths(path: RelPath, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[RelPath, ...]:
     """Return where a configuration of this one checkpoint may stand, in the order they are believed."""
-    return tuple(stem_of(path, suffixes) + end for end in OWN_CONFIG_ENDS)
+    return tuple(RelPath(stem_of(path, suffixes) + end) for end in OWN_CONFIG_ENDS)
 
 
-def subjects_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, ...]:
+def subjects_of(path: RelPath, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[RelPath, ...]:
     """Return what an event at *path* may be about: as ``subject_of``; several where a name leaves the suffix out.
 
     >>> subjects_of("a/b.ckpt"), subjects_of("a/best.metadata.yaml"), subjects_of("a/best.resolved.config.json")
@@ -129,17 +150,17 @@ def subjects_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[str, .
         return (subject,)
     stems = {path.removesuffix(end) for end in (*OTHER_SIDECAR_ENDS, *OWN_CONFIG_ENDS) if path.endswith(end)}
     names = {stem if is_checkpoint(stem, suffixes) else stem + suffix for stem in stems for suffix in suffixes}
-    return tuple(sorted(names))
+    return tuple(map(RelPath, sorted(names)))
 
 
 class Place(NamedTuple):
     """Where a checkpoint stands: root / experiment / "checkpoints" / name, after normalising, is its path."""
 
-    experiment: str
+    experiment: Key  # of a folder
     name: str
 
 
-def place_of(key: str) -> Place:
+def place_of(key: Key) -> Place:
     """Apply the path rule of the index's ``checkpoints`` section.
 
     >>> place_of("ocr/b/checkpoints/epoch=2-val/hmean=0.7188.ckpt")
@@ -152,11 +173,11 @@ def place_of(key: str) -> Place:
     parts = key.split("/")
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "checkpoints":
-            return Place("/".join(parts[:i]) or ".", "/".join(parts[i + 1 :]))
-    return Place("/".join(parts[:-1]) or ".", f"../{parts[-1]}")
+            return Place(Key("/".join(parts[:i]) or "."), "/".join(parts[i + 1 :]))
+    return Place(Key("/".join(parts[:-1]) or "."), f"../{parts[-1]}")
 
 
-def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
+def subject_of(path: RelPath, suffixes: tuple[str, ...] = SUFFIXES) -> RelPath | None:
     """Return what an event at *path* (relative to the root) is about: the path to scan, ``None`` for nothing.
 
     A sidecar stands for its checkpoint, a file inside a sharded checkpoint for that folder, a config file for the
@@ -173,37 +194,37 @@ def subject_of(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str | None:
     parts = path.split("/")
     for i, part in enumerate(parts):
         if is_checkpoint(part, suffixes):
-            return "/".join(parts[: i + 1])
+            return RelPath("/".join(parts[: i + 1]))
     name = parts[-1]
     if is_checkpoint(name.removesuffix(SIDECAR_SUFFIX), suffixes):
-        return path.removesuffix(SIDECAR_SUFFIX)
-    if name == CONFIG_NAME:
+        return RelPath(path.removesuffix(SIDECAR_SUFFIX))
+    if name == CONFIG_NAME or name in SETTINGS_NAMES:
         parts.pop()
         if parts and parts[-1] == HYDRA_FOLDER:
             parts.pop()
-        return "/".join(parts)
+        return RelPath("/".join(parts))
     return None
 
 
-def subject_of_folder(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+def subject_of_folder(path: RelPath, suffixes: tuple[str, ...] = SUFFIXES) -> RelPath:
     """Return what an event about the folder at *path* is about: itself, but for the folders that belong to something.
 
     >>> subject_of_folder("a/b"), subject_of_folder("a/.hydra"), subject_of_folder("a/s.ckpt/rank0")
     ('a/b', 'a', 'a/s.ckpt')
     """
-    folder, _, name = path.rpartition("/")
-    return folder if name == HYDRA_FOLDER else subject_of(f"{path}/", suffixes) or path
+    folder, name = split(path)
+    return folder if name == HYDRA_FOLDER else subject_of(join(path, ""), suffixes) or path
 
 
-def ancestors(path: str) -> list[str]:
-    """List the folders above *path*, the nearest first, the root (``""``) last.
+def ancestors(path: Either) -> list[Either]:
+    """List the folders above *path* (or key), the nearest first, the root (``""``) last.
 
     >>> ancestors("a/b/c.ckpt"), ancestors("c.ckpt")
     (['a/b', 'a', ''], [''])
     """
     found = []
     while path:
-        path = path.rpartition("/")[0].rstrip("/")
+        path = cast("Either", path.rpartition("/")[0].rstrip("/"))
         found.append(path)
     return found
 

@@ -100,7 +100,7 @@ def modules() -> list[tuple[Path, list[str]]]:
         name = path.relative_to(REPOSITORY / "ckpt_indexer").with_suffix("").as_posix()
         prefixes = [room for room in ROOMS if name == room or name.startswith(f"{room}/")]
         if prefixes and path.name != "__init__.py":
-            mirror = f"tests/{name.rpartition('/')[0]}/test_{path.stem}.py"  # the tests of this very module, asked first
+            mirror = f"tests/{name.rpartition('/')[0]}/test_{path.stem}.py"  # the tests of this very module first
             tests = [test for test in (mirror, *ROOMS[max(prefixes, key=len)]) if (REPOSITORY / test).exists()]
             found.append((path.relative_to(REPOSITORY), tests))
     return found

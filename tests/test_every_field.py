@@ -112,7 +112,7 @@ def test_the_sidecar_of_a_run_that_knew_everything_has_every_field(tmp_path: Pat
     }
     indexer.pop("wandb_fingerprint")  # the run's log may not have been begun on disk when the callback looked
     assert [name for name, value in indexer.items() if value is None] == [
-        "other_fingerprint", "problem", "twin", "datamodule_hyper_parameters",
+        "other_fingerprint", "problem", "twin", "epoch", "global_step", "datamodule_hyper_parameters",
     ]  # fmt: skip
     entry = read_index(root).entries[key]
     assert (entry.monitor and entry.monitor.value, entry.wandb_run_id) == (0.875, run_id)

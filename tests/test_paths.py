@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from ckpt_indexer import paths
 from ckpt_indexer.paths import (
+    Key,
+    RelPath,
     ancestors,
     is_below,
     is_temporary,
@@ -27,19 +29,19 @@ _BYTES = st.binary(max_size=30) | st.lists(_PIECES, max_size=12).map(b"".join)
 
 @given(_BYTES)
 def test_every_path_comes_back_from_its_key(path: bytes) -> None:
-    key = to_key(os.fsdecode(path))
+    key = to_key(RelPath(os.fsdecode(path)))
     assert os.fsencode(to_path(key)) == path
     assert key.encode("utf-8").decode("utf-8") == key
 
 
 @given(_BYTES, _BYTES)
 def test_two_paths_never_have_one_key(a: bytes, b: bytes) -> None:
-    assert (to_key(os.fsdecode(a)) == to_key(os.fsdecode(b))) == (a == b)
+    assert (to_key(RelPath(os.fsdecode(a))) == to_key(RelPath(os.fsdecode(b)))) == (a == b)
 
 
 @given(_BYTES)
 def test_a_key_keeps_the_folders(path: bytes) -> None:
-    assert to_key(os.fsdecode(path)).count("/") == path.count(b"/")
+    assert to_key(RelPath(os.fsdecode(path))).count("/") == path.count(b"/")
 
 
 @given(_BYTES)
@@ -48,7 +50,7 @@ def test_any_valid_name_stands_for_itself_but_for_backslashes(path: bytes) -> No
         text = path.decode("utf-8")
     except UnicodeDecodeError:
         return
-    assert to_key(os.fsdecode(path)) == text.replace("\\", "\\\\")
+    assert to_key(RelPath(os.fsdecode(path))) == text.replace("\\", "\\\\")
 
 
 _NAME = st.sampled_from(["checkpoints", "a", "epoch=2-val", "b.ckpt", ".hydra", "x y", "ü"])
@@ -57,7 +59,7 @@ _NAME = st.sampled_from(["checkpoints", "a", "epoch=2-val", "b.ckpt", ".hydra", 
 @given(st.lists(_NAME, max_size=5), st.sampled_from(["x.ckpt", ".ckpt", "-rf.ckpt", "checkpoints.ckpt"]))
 def test_the_path_rule_leads_back_to_the_checkpoint(folders: list[str], name: str) -> None:
     key = "/".join([*folders, name])
-    place = place_of(key)
+    place = place_of(Key(key))
     assert posixpath.normpath(posixpath.join(place.experiment, "checkpoints", place.name)) == key
 
 
@@ -73,7 +75,7 @@ def test_the_path_rule_leads_back_to_the_checkpoint(folders: list[str], name: st
         ("checkpoints.ckpt", (".", "../checkpoints.ckpt")),
     ],
 )
-def test_a_checkpoint_has_its_place(key: str, place: tuple[str, str]) -> None:
+def test_a_checkpoint_has_its_place(key: Key, place: tuple[str, str]) -> None:
     assert place_of(key) == place
 
 
@@ -96,7 +98,7 @@ def test_a_checkpoint_has_its_place(key: str, place: tuple[str, str]) -> None:
         (paths.LOCK_NAME, None),
     ],
 )
-def test_a_path_names_what_to_look_at(path: str, subject: str | None) -> None:
+def test_a_path_names_what_to_look_at(path: RelPath, subject: str | None) -> None:
     assert subject_of(path) == subject
 
 
@@ -104,11 +106,11 @@ def test_our_temporary_names_are_known_and_no_checkpoint_is_one() -> None:
     assert is_temporary(".ckpt-indexer-123-abc.tmp")
     assert not is_temporary(".ckpt-indexer-123-abc")
     assert not is_temporary("x.tmp")
-    assert not is_temporary(sidecar_path("x.ckpt"))
+    assert not is_temporary(sidecar_path(RelPath("x.ckpt")))
 
 
 @given(st.lists(_NAME, min_size=1, max_size=5).map("/".join))
-def test_a_path_is_below_each_of_its_ancestors(path: str) -> None:
+def test_a_path_is_below_each_of_its_ancestors(path: RelPath) -> None:
     found = ancestors(path)
     assert len(found) == path.count("/") + 1
     assert all(is_below(path, folder) for folder in found)

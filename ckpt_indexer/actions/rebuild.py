@@ -19,7 +19,7 @@ from ckpt_indexer.log import ensure_log
 from ckpt_indexer.model import RULES, Problem
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.survey import survey
-from ckpt_indexer.paths import Key
+from ckpt_indexer.paths import ROOT
 from ckpt_indexer.settings import Settings
 from ckpt_indexer.tree.local import check_root
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.passes.examine import Examined
     from ckpt_indexer.passes.scan import Found, Snapshot
+    from ckpt_indexer.paths import Key, RelPath
 
 COMMIT_INTERVAL_S = 1.0  # a run that is interrupted has lost at most this much
 SLICE_S = 0.1  # of work between two reports of progress
@@ -55,7 +56,7 @@ class Outcome:
     unread: int  # checkpoints of which nothing is known, because they were not read
     written: list[Key]  # keys whose entry or sidecar was, or would be, written
     failed: list[Key]  # keys of those that were read now and are broken; none in a plan
-    unseen: dict[str, str]  # path -> why it could not be scanned; what the index says of it stands
+    unseen: dict[RelPath, str]  # path -> why it could not be scanned; what the index says of it stands
     seconds: float
 
     @property
@@ -102,14 +103,14 @@ def apply(request: Rebuild, *, on_progress: Callable[[int, int], object] = lambd
     tally = _Tally()
     with _indexer_of(request, tally) as indexer:
         snapshot = _begin(indexer, request)
-        if "" in snapshot.unseen:
-            raise RootUnusable(root=request.root, reason=snapshot.unseen[""])
+        if ROOT in snapshot.unseen:
+            raise RootUnusable(root=request.root, reason=snapshot.unseen[ROOT])
         _work(indexer, tally, on_progress)
         known = {key: _problem_in(indexer, key) for key in _known_keys(indexer, snapshot)}
         return _outcome(snapshot.found, known, tally, snapshot.unseen, started)
 
 
-def run_pass(root: str, settings: Settings, places: tuple[str, ...] = ("",)) -> None:
+def run_pass(root: str, settings: Settings, places: tuple[RelPath, ...] = (ROOT,)) -> None:
     """Bring the index of *root* in line with the disk in *places*, as a daemon would.
 
     Raises:
@@ -121,18 +122,18 @@ def run_pass(root: str, settings: Settings, places: tuple[str, ...] = ("",)) -> 
     with Indexer.of(root, settings) as indexer:
         indexer.load()
         snapshot = indexer.scan_and_plan(places)
-        if "" in snapshot.unseen:
-            raise RootUnusable(root=root, reason=snapshot.unseen[""])
+        if ROOT in snapshot.unseen:
+            raise RootUnusable(root=root, reason=snapshot.unseen[ROOT])
         indexer.finish()
 
 
 class _Tally:
     """What came of the checkpoints that were read."""
 
-    def __init__(self, written: Iterable[str] = ()) -> None:
+    def __init__(self, written: Iterable[Key] = ()) -> None:
         self.examined = 0
         self.written = dict.fromkeys(written)  # keys; one may be read twice, where its twin's score became known
-        self.failed: dict[str, None] = {}
+        self.failed: dict[Key, None] = {}
 
     def add(self, examined: Examined, is_written: bool) -> None:
         self.examined += 1
@@ -177,11 +178,11 @@ def _work(indexer: Indexer, tally: _Tally, on_progress: Callable[[int, int], obj
     indexer.finish()
 
 
-def _known_keys(indexer: Indexer, snapshot: Snapshot) -> set[str]:
+def _known_keys(indexer: Indexer, snapshot: Snapshot) -> set[Key]:
     return snapshot.found.keys() & indexer.known.stamps.keys()
 
 
-def _problem_in(indexer: Indexer, key: str) -> Problem | None:
+def _problem_in(indexer: Indexer, key: Key) -> Problem | None:
     """Return why the checkpoint of an entry cannot be used; only entries that are not ok are decoded."""
     if key not in indexer.known.statuses:
         return None
@@ -191,7 +192,7 @@ def _problem_in(indexer: Indexer, key: str) -> Problem | None:
 # --- pure ---
 
 
-def _without_sidecar(found: Mapping[str, Found], statuses: Mapping[str, str], *, force: bool) -> dict[str, Found]:
+def _without_sidecar(found: Mapping[Key, Found], statuses: Mapping[Key, str], *, force: bool) -> dict[Key, Found]:
     """Choose the checkpoints that should have a sidecar and have none; *statuses* are those in the index."""
     return {
         key: each
@@ -204,10 +205,10 @@ def _without_sidecar(found: Mapping[str, Found], statuses: Mapping[str, str], *,
 
 
 def _outcome(
-    found: Mapping[str, Found],
-    known: Mapping[str, Problem | None],
+    found: Mapping[Key, Found],
+    known: Mapping[Key, Problem | None],
     tally: _Tally,
-    unseen: dict[str, str],
+    unseen: dict[RelPath, str],
     started: float,
 ) -> Outcome:
     """Count the checkpoints on disk by what is *known* of each: why it cannot be used, or that it can."""
@@ -218,10 +219,10 @@ def _outcome(
             broken[key] = problem.message
     return Outcome(
         total=len(found),
-        broken={Key(key): message for key, message in sorted(broken.items())},
+        broken=dict(sorted(broken.items())),
         unread=sum(key not in known and key not in broken for key in found),
-        written=[*map(Key, sorted(found.keys() & tally.written))],
-        failed=[*map(Key, sorted(found.keys() & tally.failed))],
+        written=sorted(found.keys() & tally.written),
+        failed=sorted(found.keys() & tally.failed),
         unseen=unseen,
         seconds=round(time.monotonic() - started, 3),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckpt_indexer import paths
 from ckpt_indexer.errors import NotInIndex
 from ckpt_indexer.index.reader import IndexView, read_index
-from ckpt_indexer.paths import Key, RelPath
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.tree.local import opened_file
 
@@ -52,7 +52,7 @@ def _read_sidecar(index: IndexView, entry: Entry) -> Any:
     if entry.metadata_file is None:
         return None
     try:
-        path = paths.to_path(Key(entry.metadata_file))
+        path = paths.to_path(entry.metadata_file)
         with opened_file(index.root, path) as descriptor, Reader() as reader:
             return reader.read_yaml(descriptor).document
     except OSError:

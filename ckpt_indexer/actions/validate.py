@@ -205,8 +205,6 @@ class _Run:
         warnings = list(checked.warnings)
         if target.found.stamp.sidecar is None:
             warnings.append("there is no sidecar")
-        if target.found.stamp.config is None:
-            warnings.append("there is no configuration (.hydra/config.yaml or config.yaml) above it")
         neighbour = checked.neighbour
         if checked.problem is not None:
             mine = self._candidate(target.root, target.key, target.found)
@@ -221,7 +219,7 @@ class _Run:
             health = Health(level="quick", checked_at=now_text(), status=problem.status, problem=problem)
             return Proof(recalled(health), health, fingerprint)
         path = found.path_to_read(key)
-        place = (root, paths.to_key(RelPath(path)))
+        place = (root, paths.to_key(path))
         if place not in self._proofs:  # else a link's target that was checked just now
             self._proofs[place] = check(
                 root,
@@ -276,13 +274,13 @@ def _targets_at(path: str, ledgers: _Ledgers) -> Iterator[Target]:
     if not is_one:
         real = os.path.realpath(path)
         root = _root_above(real)
-    place = os.path.relpath(real, root)
-    place = "" if place == "." else place
+    inside = os.path.relpath(real, root)
+    place = paths.ROOT if inside == "." else RelPath(inside)
     suffixes = (name,) if is_one else ledgers[root].suffixes
     for key, each in scan(root, (place,), suffixes).found.items():
         inside = os.path.relpath(paths.to_path(key), place) if place else paths.to_path(key)
         shown = path if is_one else os.path.normpath(os.path.join(path, inside))
-        yield Target(root, Key(key), each, paths.to_key(shown))
+        yield Target(root, key, each, paths.to_text(shown))
 
 
 def _root_above(folder: str) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckpt_indexer.passes.survey import survey
-from ckpt_indexer.paths import Key
 from ckpt_indexer.tree.local import check_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from ckpt_indexer.paths import Key, RelPath
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Verification:
     extra: list[Key]  # in the index, not on disk
     stale: list[Key]  # changed since it was indexed
     total: int  # checkpoints on disk
-    unseen: dict[str, str]  # path -> why it could not be scanned; nothing is said of what it holds
+    unseen: dict[RelPath, str]  # path -> why it could not be scanned; nothing is said of what it holds
 
     @property
     def differences(self) -> int:
@@ -40,13 +39,9 @@ def verify(root: str) -> Verification:
     check_root(root)
     surveyed = survey(root, must_exist=True)
     return Verification(
-        missing=_sorted(key for key in surveyed.plan.read if key not in surveyed.entries),
-        extra=_sorted(surveyed.plan.remove),
-        stale=_sorted(key for key in surveyed.plan.read if key in surveyed.entries),
+        missing=sorted(key for key in surveyed.plan.read if key not in surveyed.entries),
+        extra=sorted(surveyed.plan.remove),
+        stale=sorted(key for key in surveyed.plan.read if key in surveyed.entries),
         total=len(surveyed.found),
         unseen=surveyed.unseen,
     )
-
-
-def _sorted(keys: Iterable[str]) -> list[Key]:
-    return [Key(key) for key in sorted(keys)]

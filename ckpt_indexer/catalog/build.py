@@ -148,7 +148,7 @@ class CheckpointCatalogBuilder:
 
     def _finished(self, entries: Iterable[Entry], started: float) -> CheckpointCatalog:
         """Make the records of what can be used and was trained at all, and log how many came from where."""
-        entries = [entry for entry in entries if entry.status == "ok" and entry.epoch]
+        entries = [entry for entry in entries if entry.is_usable and entry.epoch]
         for entry in entries:
             if (problem := entry.metadata_problem) is not None and problem.code == "sidecar-invalid":
                 log.warning("the sidecar of %s is not used: %s", entry.path, problem.message)

@@ -16,7 +16,7 @@ from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.metadata.compose import Config, compose
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.passes.folders import check_folder, problem_of
-from ckpt_indexer.paths import is_checkpoint, to_key
+from ckpt_indexer.paths import RelPath, is_checkpoint, to_key
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.tree.local import opened_file
 
@@ -148,7 +148,9 @@ def validate_checkpoint(checkpoint_path: str | os.PathLike[str]) -> CheckpointVa
     config_path = resolve_config_path(path)
     content = None if config_path is None else load_config(config_path)
     config = None if content is None else Config(str(config_path), content, (0, 0, 0))
-    document = compose(key=to_key(str(path)), link_target=None, fingerprint=(0, 0, 0), facts=facts, config=config)
+    document = compose(
+        key=to_key(RelPath(str(path))), link_target=None, fingerprint=(0, 0, 0), facts=facts, config=config
+    )
     metadata, errors = find_metadata(path)
     has_state_dict = facts.tensors is not None
     return CheckpointValidation(
@@ -169,8 +171,8 @@ def _facts(path: Path) -> Facts:
         try:
             real = path.resolve(strict=True)  # a link is as good as its target
             if real.is_dir():
-                return check_folder(str(real.parent), real.name, reader)
-            with opened_file(real.parent, real.name) as descriptor:
+                return check_folder(str(real.parent), RelPath(real.name), reader)
+            with opened_file(real.parent, RelPath(real.name)) as descriptor:
                 return reader.read_checkpoint(descriptor)
         except (OSError, RuntimeError) as error:  # the latter: a link that leads to itself
             return Facts(problem=problem_of(error if isinstance(error, OSError) else OSError(0, str(error))))

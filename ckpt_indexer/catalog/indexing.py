@@ -16,6 +16,7 @@ from ckpt_indexer.log import ensure_log
 from ckpt_indexer.passes.examine import Examiner
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.settings import environment_settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class CheckpointIndex:
         """
         place = Path(path).absolute().relative_to(self.outputs_dir)
         if self.outputs_dir.is_dir():
-            run_pass(str(self.outputs_dir), environment_settings(), (place.as_posix(),))
+            run_pass(str(self.outputs_dir), environment_settings(), (RelPath(place.as_posix()),))
 
     def rebuild(self) -> None:
         """Bring the index in line with the disk; a folder that is not there stays so."""
@@ -92,9 +93,10 @@ def generate_metadata_for_checkpoint(path: str | os.PathLike[str]) -> Checkpoint
         CheckpointIndex(root).add_checkpoint(checkpoint)
         return load_metadata(checkpoint)
     root = checkpoint.parents[min(2 if checkpoint.parent.name == "checkpoints" else 1, len(checkpoint.parents) - 1)]
-    key = paths.to_key(checkpoint.relative_to(root).as_posix())
+    place = RelPath(checkpoint.relative_to(root).as_posix())
+    key = paths.to_key(place)
     ensure_log()
-    found = scan(str(root), (paths.to_path(key),), (checkpoint.suffix,)).found.get(key) if root.is_dir() else None
+    found = scan(str(root), (place,), (checkpoint.suffix,)).found.get(key) if root.is_dir() else None
     if found is None:
         return None
     settings = environment_settings()

@@ -21,7 +21,7 @@ from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.facts import YAML_MAX
 from ckpt_indexer.metadata.block_yaml import encode_block
 from ckpt_indexer.metadata.fit import write_absent
-from ckpt_indexer.paths import sidecar_path
+from ckpt_indexer.paths import ROOT, SIDECAR_SUFFIX, RelPath
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
 
@@ -179,9 +179,9 @@ def find_metadata(checkpoint_path: str | os.PathLike[str]) -> tuple[CheckpointMe
 
 def save_metadata(metadata: CheckpointMetadataV1, checkpoint_path: str | os.PathLike[str]) -> Path:
     """Write the sidecar of a checkpoint, whole or not at all, and return its path; what is ``None`` is left out."""
-    path = Path(sidecar_path(os.fspath(checkpoint_path)))
+    path = Path(os.fspath(checkpoint_path) + SIDECAR_SUFFIX)
     content = encode_block(metadata.model_dump(exclude_none=True)).encode()
-    with opened_folder(path.parent, "") as folder:
+    with opened_folder(path.parent, ROOT) as folder:
         replace_file(folder, path.name, content)
     return path
 
@@ -202,7 +202,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 def _read_mapping(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """Read a file that may hold a mapping; without either answer there is no such file."""
     try:
-        with opened_file(path.parent, path.name) as descriptor:
+        with opened_file(path.parent, RelPath(path.name)) as descriptor:
             document, error = _parse_json(descriptor) if path.suffix == ".json" else _shared.read_yaml(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         return None, None

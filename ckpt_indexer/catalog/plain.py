@@ -28,6 +28,7 @@ from ckpt_indexer.errors import TorchMissing
 from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.metadata.compose import Config, compose
 from ckpt_indexer.metadata.entry import entry_of
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.sandbox.torch_load import seconds_for
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def load_records(root: str, config_names: Sequence[str]) -> list[CheckpointCatal
                 continue  # a pipe would be waited for
             facts = loader.load(path)
             if isinstance(facts, str):
-                log.warning("%s cannot be loaded: %s", paths.to_key(os.path.relpath(path, root)), facts)
+                log.warning("%s cannot be loaded: %s", paths.to_text(os.path.relpath(path, root)), facts)
                 continue
             config_path = resolve_config_path(path, config_names)
             if config_path is not None and config_path not in configs:
@@ -87,10 +88,10 @@ def _record(
     config_path: Path | None,
     configs: dict[Path, dict[str, Any]],
 ) -> CheckpointCatalogEntry:
-    key = paths.to_key(os.path.relpath(path, root))
+    key = paths.to_key(RelPath(os.path.relpath(path, root)))
     fingerprint = (status.st_size, status.st_mtime_ns, status.st_ino)
     config = None if config_path is None else Config(str(config_path), configs[config_path], (0, 0, 0))
-    target = paths.to_key(os.path.relpath(os.path.realpath(path), root)) if os.path.islink(path) else None
+    target = paths.to_text(os.path.relpath(os.path.realpath(path), root)) if os.path.islink(path) else None
     document = compose(key=key, link_target=target, fingerprint=fingerprint, facts=facts, config=config)
     record = record_of(entry_of(document, key, fingerprint, None), root)
     record.config_path = config_path

@@ -22,7 +22,7 @@ from ckpt_indexer.catalog.metadata import CheckpointMetadataV1, load_config, loa
 from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.metadata.compose import Config, compose
 from ckpt_indexer.metadata.config import find_text
-from ckpt_indexer.paths import to_key
+from ckpt_indexer.paths import RelPath, to_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ class WandbClient:
             metrics={"summary": {name: float(value) for name, value in summary.items() if _is_number(value)}},
         )
         document = compose(
-            key=to_key(os.fspath(checkpoint_path)),
+            key=to_key(RelPath(os.fspath(checkpoint_path))),
             link_target=None,
             fingerprint=(0, time.time_ns(), 0),
             facts=facts,

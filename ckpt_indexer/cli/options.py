@@ -14,6 +14,8 @@ from ckpt_indexer.printable import printable, printable_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ckpt_indexer.paths import RelPath
+
 UNSEEN_SHOWN_MAX = 20
 root_argument = click.argument("root", required=False, envvar="CKPT_INDEXER_ROOT", default="outputs")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -34,7 +36,7 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def note_unseen(unseen: Mapping[str, str]) -> None:
+def note_unseen(unseen: Mapping[RelPath, str]) -> None:
     """Print which places could not be scanned, and why."""
     for path, reason in list(unseen.items())[:UNSEEN_SHOWN_MAX]:
         note(f"not scanned: {printable(path)}: {printable(reason)}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ckpt_indexer.model import Format, Problem
+from ckpt_indexer.model import Format, Mode, Problem, Role
 
 NO_STATE_DICT = "there is no state dict"  # a warning
 
@@ -31,6 +31,23 @@ class MonitorState(msgspec.Struct):
     last_model_path: str | None = None
     best_k_models: dict[str, float] = {}  # path -> score
     dirpath: str | None = None  # the folder that it saves to
+
+
+class RunBestFacts(msgspec.Struct, frozen=True):
+    """The best of the run so far, as the checkpoint was told; nothing of the checkpoint itself."""
+
+    name: str | None = None  # of the metric
+    value: float | None = None
+    mode: Mode | None = None
+    path: str | None = None  # of the best checkpoint, on the training machine
+
+
+class ModelFacts(msgspec.Struct, array_like=True):
+    """One of several models in a checkpoint."""
+
+    name: str  # the key it stands under
+    tensors: int
+    parameters: int
 
 
 class CallbackFacts(msgspec.Struct):
@@ -63,9 +80,17 @@ class Facts(msgspec.Struct):
     callbacks: list[CallbackFacts] = []  # all of them, the monitors' too
     hyper_parameters: dict[str, Any] | None = None  # plain data
     datamodule_hyper_parameters: dict[str, Any] | None = None
-    metrics: dict[str, dict[str, float]] = {}  # top-level key of the checkpoint -> name -> number
-    tensors: list[TensorFacts] | None = None  # of the state dict; None where there is none
-    parameters: int | None = None
+    metrics: dict[str, dict[str, float]] = {}  # key of the checkpoint ("" for its root) -> name -> number
+    run_best: RunBestFacts | None = None
+    role: Role | None = None  # None where it could not be read
+    architecture: str | None = None  # the name that the checkpoint gives to its model
+    loss: str | None = None  # the class of a loss that was saved as an object
+    tensors: list[TensorFacts] | None = None  # of the weights; None where there are none
+    parameters: int | None = None  # elements, shared storage counted once; None where a tensor was not understood
+    dtypes: dict[str, int] = {}  # torch's name of a dtype -> parameters
+    weights_bytes: int | None = None  # in memory
+    optimizer_bytes: int | None = None  # of the tensors in the optimizers' states; None where there are none
+    models: list[ModelFacts] = []  # where there are several
     has_optimizer: bool = False
     batches: int | None = None  # trained so far, all epochs together, from the loops' progress
     validations_in_epoch: int | None = None  # up to this save, from the loops' progress

@@ -10,58 +10,68 @@ A name is split into *words* at everything that is no letter or digit, and digit
 
 from __future__ import annotations
 
+import functools
 import re
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # What is measured: the last word of a metric's name.
-METRIC_WORDS = frozenset(
+METRIC_WORDS = _words(
     """
-    loss losses err error metric metrics score scores fitness reward return
-    acc accuracy top prec precision recall hmean f fscore fmeasure sensitivity specificity auc auroc auprc ap map ar mar
-    iou miou dice jaccard kappa mcc pck em ned mrr ndcg hits
-    mae mse rmse mape smape r rsquared pearson spearman nll elbo kl kld bpc bpd ppl perplexity
-    psnr ssim lpips fid kid bleu sacrebleu rouge rougel chrf meteor cider spice comet cer wer per eer
-    sdr sisdr snr pesq stoi
-    """.split()
+    loss losses err error metric metrics score scores fitness reward return acc accuracy top prec precision recall
+    hmean f fscore fmeasure sensitivity specificity auc auroc auprc ap map ar mar iou miou dice jaccard kappa mcc
+    pck em ned mrr ndcg hits mae mse rmse mape smape r rsquared pearson spearman nll elbo kl kld bpc bpd ppl
+    perplexity psnr ssim lpips fid kid bleu sacrebleu rouge rougel chrf meteor cider spice comet cer wer per eer sdr
+    sisdr snr pesq stoi
+    """
 ) | {"f1", "f2", "r2", "top1", "top5", "rouge1", "rouge2"}
 NEEDS_DIGIT = frozenset({"f", "r", "top"})  # f1, r2, top5 are metrics; f, r and top alone say nothing
-MEASURED_ON = frozenset("val valid validation test train training eval evaluation dev".split())
-HELD_OUT = frozenset("val valid validation test eval evaluation dev".split())  # val_* is a metric, whatever follows
-AVERAGES = frozenset("mean avg average ema macro micro weighted total epoch step batch running std".split())
+MEASURED_ON = _words("val valid validation test train training eval evaluation dev")
+HELD_OUT = _words("val valid validation test eval evaluation dev")  # val_* is a metric
+AVERAGES = _words(
+    """
+    mean avg average ema macro micro weighted total epoch step batch running std
+    """
+)
 # The last word of names that count or set something, and measure nothing.
-SETTING_WORDS = frozenset(
+SETTING_WORDS = _words(
     """
     epoch epochs step steps iteration iterations iter iters batch batches update updates fold folds seed lr bs wd
-    momentum dropout rank run trial version v n k id idx index date time seconds size sizes samples tokens workers gpu
-    gpus node nodes port world layers width depth dim dims len length count num weight weights scale threshold thresh
-    thr alpha beta gamma lambda coef eps margin temperature interval every freq frequency split fraction ratio patience
-    tolerance delta warmup decay target bits smoothing accumulation accum shuffle limit duration runtime
-    """.split()
+    momentum dropout rank run trial version v n k id idx index date time seconds size sizes samples tokens workers
+    gpu gpus node nodes port world layers width depth dim dims len length count num weight weights scale threshold
+    thresh thr alpha beta gamma lambda coef eps margin temperature interval every freq frequency split fraction
+    ratio patience tolerance delta warmup decay target bits smoothing accumulation accum shuffle limit duration
+    runtime
+    """
 )
-BEST_WORDS = frozenset("best lowest highest".split())  # of the run, not of this checkpoint
-EXTREME_WORDS = frozenset("min max minimum maximum".split())  # the same where what is left is a metric's name
+BEST_WORDS = _words("best lowest highest")  # of the run, not of this checkpoint
+EXTREME_WORDS = _words("min max minimum maximum")  # the same where what is left is a metric's name
 
 # A dict of numbers holds metrics if its key has one of these as a word …
-METRIC_GROUP_WORDS = frozenset("metric metrics result results score scores".split())
+METRIC_GROUP_WORDS = _words("metric metrics result results score scores")
 # … or begins with what it was measured on, unless its last word says that it holds something else.
 NO_GROUP_WORDS = (
-    frozenset(
+    _words(
         """
-        args arguments cfg config configs conf opt opts options params parameters hparams settings kwargs state states
-        dict loader dataloader dataset data sampler transform transforms classes class map mapping vocab tokenizer ids
-        labels weights history progress loop callback callbacks
-        """.split()
+    args arguments cfg config configs conf opt opts options params parameters hparams settings kwargs state states
+    dict loader dataloader dataset data sampler transform transforms classes class map mapping vocab tokenizer ids
+    labels weights history progress loop callback callbacks
+    """
     )
     | SETTING_WORDS
 )
 
 # In names of files: what counts how far training had come, unless the word before it says that it counts other things.
 EPOCH_WORDS = frozenset({"epoch"})  # "epochs" is how many there are to be
-STEP_WORDS = frozenset("step steps global_step globalstep iteration iterations iter iters".split())
-NO_COUNT_WORDS = frozenset(
-    "max min total num n no of per every time diffusion denoising inner warmup warm start save eval grad sub".split()
+STEP_WORDS = _words("step steps global_step globalstep iteration iterations iter iters")
+NO_COUNT_WORDS = _words(
+    "max min total num n no of per every time diffusion denoising inner warmup warm start save eval grad sub"
 )
 # In names of files: what stands before a metric's name and is no part of it.
-FILE_WORDS = frozenset("best last model checkpoint ckpt net network weights".split())
+FILE_WORDS = _words("best last model checkpoint ckpt net network weights")
 
 # How far training had come: where it stands, the most specific first.
 EPOCH_PATHS = (
@@ -82,24 +92,27 @@ STEP_PATHS = (
 # Where the weights stand: one model, by the names under which training loops save it.
 MODEL_KEYS = (
     "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "net_state_dict", "weights",
-    "params", "state.model", "app.model",
+    "params",
 )  # fmt: skip
-# Models and parts that stand beside one another.
-NAMED_MODEL_WORDS = frozenset(
+# One of these words in a key says that a model stands there, or a part of one that is saved by itself.
+MODEL_WORDS = _words(
     """
-    encoder decoder backbone neck head generator discriminator critic actor policy value student teacher g d netg netd
-    gen disc vae unet transformer classifier detector projector predictor embedder
-    """.split()
+    model module net network weights params encoder decoder backbone neck head generator discriminator critic actor
+    policy value student teacher g d netg netd gen disc vae unet transformer classifier detector projector predictor
+    embedder ema shadow swa
+    """
 )
-PART_NAMES = frozenset("encoder decoder backbone neck head".split())  # of one model: never copies of one another
-# Averages and copies of a model: the model itself only where nothing else is.
-COPY_WORDS = frozenset("ema ema_model averaged swa shadow target teacher avg average best current".split())
+# Averages of a model: never a second one.
+AVERAGE_WORDS = _words("ema swa shadow averaged averaging avg target")
+# The same, and what may be a copy: it is where it has the same names as what stands beside it.
+COPY_WORDS = AVERAGE_WORDS | _words("teacher best current")
 # What is no model, whatever tensors it holds.
-NO_MODEL_WORDS = frozenset(
+NO_MODEL_WORDS = _words(
     """
     optim optimizer optimizers optimiser opt scheduler schedulers scaler loss losses criterion rng random callbacks
     loops buffer replay sampler center queue stats statistics metrics args config history embeddings data dataset
-    """.split()
+    fragments
+    """
 )
 
 # Settings that the user gave: hyper-parameters, wherever training loops put them.
@@ -109,19 +122,38 @@ HYPER_PARAMETER_KEYS = (
     "model_cfg", "model_kwargs", "model_params", "model_hparams", "dims", "settings",
 )  # fmt: skip
 
+# The names under which the model's architecture stands.
+ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "model_arch", "model_type", "model")
+# One of these words in a key, where there is no model, says that training needs the file to go on.
+TRAINING_WORDS = _words(
+    """
+    rng random optim optimizer scheduler sched scaler sampler loops epoch step iteration arguments args
+    """
+)
+RANDOM_WORDS = _words("rng random")
+RANDOM_KEYS = _words(
+    "python numpy cpu cuda torch xla npu mps hpu mlu global_state"
+)  # all that a file of their states has
+# Dicts that hold the run's best so far beside other things (early stopping; timm's saver).
+BEST_HOLDERS = ("early_stopping", "early_stopper", "earlystopping", "saver", "trainer_state")
+
+# The checkpoints of a run have the same names; splitting one takes 2 us. Callers bound a name's length.
+_kept = functools.lru_cache(maxsize=4096)
 _WORD = re.compile(r"[a-z]+[0-9]*|[0-9]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z])")
 
 
-def words_of(name: str) -> list[str]:
+@_kept
+def words_of(name: str) -> tuple[str, ...]:
     """Split a name into its words, in lower case; numbers alone are none.
 
     >>> words_of("metrics/mAP50-95(B)"), words_of("valLoss"), words_of("val/acc1")
-    (['metrics', 'map50', 'b'], ['val', 'loss'], ['val', 'acc1'])
+    (('metrics', 'map50', 'b'), ('val', 'loss'), ('val', 'acc1'))
     """
-    return [word for word in _WORD.findall(_HUMP.sub("_", name).lower()) if not word.isdigit()]
+    return tuple(word for word in _WORD.findall(_HUMP.sub("_", name).lower()) if not word.isdigit())
 
 
+@_kept
 def is_metric_name(name: str) -> bool:
     """Return whether a number of this name is a measurement of one checkpoint.
 
@@ -157,6 +189,7 @@ def is_plain_metric_name(name: str) -> bool:
     return len(measures) == 1 and _is_measure(measures[0]) and is_metric_name(name)
 
 
+@_kept
 def metric_of_best(name: str) -> str | None:
     """Return the metric whose best value in the run a number of this name is; ``None`` if it is no such number.
 
@@ -185,6 +218,7 @@ def _ends(parts: list[str]) -> tuple[str, str]:
     return parts[0].lower(), parts[-1].lower()
 
 
+@_kept
 def is_metric_group(key: str) -> bool:
     """Return whether a dict of numbers under this key holds metrics.
 
@@ -199,6 +233,16 @@ def is_metric_group(key: str) -> bool:
     return (
         words[-1] in METRIC_GROUP_WORDS or words[0] in HELD_OUT or (words[0] in METRIC_GROUP_WORDS and len(words) > 1)
     )
+
+
+def is_counter(name: str) -> bool:
+    """Return whether a number among metrics only counts, as ``epoch`` and ``step`` do.
+
+    >>> is_counter("epoch"), is_counter("global_step"), is_counter("loss"), is_counter("lr")
+    (True, True, False, False)
+    """
+    words = words_of(name)
+    return bool(words) and words[-1] in ("epoch", "epochs", "step", "steps", "iteration", "iter", "batch_idx")
 
 
 def _is_measure(word: str) -> bool:

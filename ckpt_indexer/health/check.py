@@ -23,6 +23,7 @@ from ckpt_indexer.errors import TorchMissing
 from ckpt_indexer.formats.facts import Damage, DeepFacts, Facts, NonFinite, Readable
 from ckpt_indexer.model import Health, Level, Problem, Status, utc_text
 from ckpt_indexer.passes.folders import check_folder, problem_of
+from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.sandbox.torch_load import Loaded, seconds_for
 from ckpt_indexer.tree.local import fingerprint_of, opened_file
 
@@ -43,7 +44,7 @@ _PROVEN: tuple[Status, ...] = ("ok", "corrupt")  # what does not change by itsel
 class Neighbour(msgspec.Struct):
     """The checkpoint to go on from instead of a bad one."""
 
-    path: str  # its key
+    path: Key
     epoch: int | None = None
     good_at: str | None = None  # when a deep check last found it good; None: only its header was read
 
@@ -78,7 +79,7 @@ class Proof(NamedTuple):
 
 def check(
     root: str,
-    path: str,
+    path: RelPath,
     reader: Reader,
     level: Level,
     *,
@@ -249,7 +250,7 @@ def _warnings(deep: DeepFacts) -> list[str]:
 class Candidate(NamedTuple):
     """A checkpoint as far as choosing a neighbour goes."""
 
-    key: str
+    key: Key
     experiment: str
     fingerprint: Fingerprint
     epoch: int | None

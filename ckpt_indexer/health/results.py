@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.model import Entry, Fingerprint, Health
+    from ckpt_indexer.paths import Key
 
 TRIES_MAX = 5  # a writer that changes the same entries between a look and a commit does so once
 
@@ -34,7 +35,7 @@ class Ledger:
         self.suffixes: tuple[str, ...] = paths.SUFFIXES  # of the names that count as checkpoints
         self.trouble: str | None = None
         self._store: Store | None = None
-        self._pending: dict[str, tuple[Fingerprint, Health]] = {}
+        self._pending: dict[Key, tuple[Fingerprint, Health]] = {}
         if not os.path.lexists(os.path.join(root, paths.INDEX_NAME)):
             return
         try:
@@ -44,12 +45,12 @@ class Ledger:
         except (StoreError, OSError) as error:
             self.trouble = str(error)
 
-    def health_of(self, key: str, fingerprint: Fingerprint) -> Health | None:
+    def health_of(self, key: Key, fingerprint: Fingerprint) -> Health | None:
         """Return what is known of these bytes."""
         entry = self.entries.get(key)
         return entry.health if entry is not None and entry.fingerprint == fingerprint else None
 
-    def put(self, key: str, fingerprint: Fingerprint, health: Health) -> None:
+    def put(self, key: Key, fingerprint: Fingerprint, health: Health) -> None:
         """Remember a result until the next ``commit``."""
         if self._store is not None:
             self._pending[key] = (fingerprint, health)

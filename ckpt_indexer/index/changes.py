@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from ckpt_indexer.paths import Key
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -25,15 +27,15 @@ class Change(msgspec.Struct, frozen=True):
     """What one generation changed."""
 
     generation: int
-    keys: tuple[str, ...]  # of entries that came, changed or went
+    keys: tuple[Key, ...]  # of entries that came, changed or went
 
 
 class Delta(NamedTuple):
     """What several generations changed."""
 
     table: Table  # the newest, which holds what changed
-    changed: list[str]
-    removed: list[str]
+    changed: list[Key]
+    removed: list[Key]
 
 
 class ChangeFeed:
@@ -45,7 +47,7 @@ class ChangeFeed:
         self._keys = 0  # in all changes together
         self._floor = 0  # the oldest generation that can be resumed from
 
-    def add(self, old: Table, new: Table, changed: Collection[str], *, is_first: bool) -> None:
+    def add(self, old: Table, new: Table, changed: Collection[Key], *, is_first: bool) -> None:
         """Add what changed from *old* to *new*; where that does not follow, or is too much, begin again."""
         is_successor = new.generation > old.generation or (new.generation == old.generation and not changed)
         if is_first or not is_successor or len(changed) > CHANGED_KEYS_MAX:

@@ -16,7 +16,7 @@ import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
 from ckpt_indexer.model import Entry
-from ckpt_indexer.paths import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, is_checkpoint, is_suffix
+from ckpt_indexer.paths import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, Key, is_checkpoint, is_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _FIELDS = frozenset(Entry.__struct_fields__)
 _KNOWN = ("version", "last_updated", "generation", "suffixes", "checkpoints", "entries")
 
 _document_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_entries_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_entries_decoder = msgspec.json.Decoder(dict[Key, msgspec.Raw])
 _suffixes_decoder = msgspec.json.Decoder(tuple[str, ...])
 _entry_decoder = msgspec.json.Decoder(Entry)
 _encoder = msgspec.json.Encoder()
@@ -49,8 +49,14 @@ class Listed(msgspec.Struct):
     experiment: str
     name: str
     status: str = "ok"  # as in an entry: one that was made by hand may lack it
+    role: str | None = None
     mtime: str = ""
-    metadata_file: str | None = None
+    metadata_file: Key | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """As ``Entry.is_usable``."""
+        return self.status == "ok" and self.role in (None, "model")
 
 
 _listed_decoder = msgspec.json.Decoder(Listed)
@@ -62,7 +68,7 @@ class Index(msgspec.Struct):
     generation: int = 0
     last_updated: str = ""
     suffixes: tuple[str, ...] = SUFFIXES  # of the names that count as checkpoints
-    entries: dict[str, msgspec.Raw] = {}
+    entries: dict[Key, msgspec.Raw] = {}
     extra: dict[str, msgspec.Raw] = {}  # fields of a newer version
     listings: msgspec.Raw | None = None  # the ``checkpoints`` section as it was read; never written from here
 
@@ -141,7 +147,7 @@ class _Names(msgspec.Struct):
 _names_decoder = msgspec.json.Decoder(_Names)
 
 
-def decode_listed_keys(listings: msgspec.Raw | None, suffixes: tuple[str, ...]) -> set[str]:
+def decode_listed_keys(listings: msgspec.Raw | None, suffixes: tuple[str, ...]) -> set[Key]:
     """Return the keys that a ``checkpoints`` section names, whoever wrote it; those below the root only.
 
     >>> listings = b'{"a": {"checkpoints": ["x.ckpt", "../y.ckpt", "../../../z.ckpt"]}}'
@@ -155,7 +161,7 @@ def decode_listed_keys(listings: msgspec.Raw | None, suffixes: tuple[str, ...]) 
                 for name in _names_decoder.decode(raw).checkpoints:
                     key = posixpath.normpath(f"{experiment}/checkpoints/{name}")
                     if _is_key_below_root(key) and is_checkpoint(key, suffixes):
-                        keys.add(key)
+                        keys.add(Key(key))
     return keys
 
 

@@ -29,6 +29,7 @@ from ckpt_indexer.index.query import (
     value_of,
 )
 from ckpt_indexer.model import Entry
+from ckpt_indexer.paths import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -223,7 +224,7 @@ class Table:
         return chosen
 
 
-Pair = tuple[str, msgspec.Raw]
+Pair = tuple[Key, msgspec.Raw]
 
 
 class _Recent(Generic[_Name, _Value]):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.index.changes import Delta
     from ckpt_indexer.index.columns import Pair
     from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.paths import Key
 
 MISSING_S = 0.5  # a file system in between (NFS, FUSE) may show nothing while the index is replaced
 
@@ -45,7 +46,7 @@ class _Merged(NamedTuple):
 
     entries: list[Pair]  # sorted by key; those that stand as they were share their keys with the old table
     rows: list[int]  # of each in the old table, -1 for those that changed
-    changed: list[str]  # keys of entries that came, changed or went
+    changed: list[Key]  # of entries that came, changed or went
 
 
 class FollowedIndex:
@@ -185,7 +186,7 @@ def _merge(old: Table, index: codec.Index) -> _Merged:
     return merged
 
 
-def _checked(key: str, raw: msgspec.Raw) -> msgspec.Raw | None:
+def _checked(key: Key, raw: msgspec.Raw) -> msgspec.Raw | None:
     """Return an entry as it may be sent: on one line; ``None`` for what is no entry, as every reader of the index."""
     try:
         if codec.decode_entry(raw).path != key:

@@ -36,12 +36,12 @@ class Listings:
 
     def add(self, entry: Listed | Entry) -> None:
         """List a checkpoint with the next ``apply``, if it can be used."""
-        if entry.status == "ok":
+        if entry.is_usable:
             self._changes_of(entry).added.append(_row_of(entry))
 
     def remove(self, entry: Listed | Entry) -> None:
         """Remove, with the next ``apply``, a checkpoint that was added with the same content."""
-        if entry.status == "ok":
+        if entry.is_usable:
             self._changes_of(entry).removed.append(_row_of(entry))
 
     def apply(self) -> None:

@@ -51,7 +51,7 @@ class IndexView(msgspec.Struct, frozen=True):
 
     def usable(self) -> Iterator[Entry]:
         """Iterate over the checkpoints that can be loaded."""
-        return (entry for entry in self.entries.values() if entry.status == "ok")
+        return (entry for entry in self.entries.values() if entry.is_usable)
 
     def select(self, *filters: str, order: str = "path", search: str = "") -> list[Entry]:
         """Return the entries that satisfy all *filters*, sorted, as ``ckpt-indexer list`` does.
@@ -217,7 +217,7 @@ def _decode(data: bytes, root: str, path: str, known: _Known | None) -> tuple[In
         pass
     # Slow path: an entry made by hand or by a newer version must not hide the others.
     index = codec.decode_index(data, path)
-    entries = {}
+    entries: dict[str, Entry] = {}
     for key, raw in index.entries.items():
         try:
             entries[key] = codec.decode_entry(raw)

@@ -32,26 +32,26 @@ from ckpt_indexer.index.codec import Index
 from ckpt_indexer.index.file import IndexFile, Unread
 from ckpt_indexer.index.listings import Listings
 from ckpt_indexer.model import utc_text
-from ckpt_indexer.paths import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ckpt_indexer.model import Entry
+    from ckpt_indexer.paths import Key
 
 
 class CommitOutcome(NamedTuple):
     """What a commit did."""
 
-    changed: list[str]  # keys whose entries really changed or went
-    contested: set[str]  # keys that another writer changed since the store last looked: nothing was written for them
+    changed: list[Key]  # keys whose entries really changed or went
+    contested: set[Key]  # keys that another writer changed since the store last looked: nothing was written for them
 
 
 class Unverified(NamedTuple):
     """Keys to be checked on the disk, because the index's file was not what it should have been."""
 
-    keys: set[str]  # that vanished, changed, or are listed by somebody else
-    older: set[str]  # those whose entries are older than what was known: to be read again, whatever their stamps say
+    keys: set[Key]  # that vanished, changed, or are listed by somebody else
+    older: set[Key]  # those whose entries are older than what was known: to be read again, whatever their stamps say
 
 
 class Store:
@@ -111,7 +111,7 @@ class Store:
         return self._must_write
 
     @property
-    def entries(self) -> Mapping[str, msgspec.Raw]:
+    def entries(self) -> Mapping[Key, msgspec.Raw]:
         """The entries as last read or written, encoded."""
         return self._index.entries
 
@@ -127,7 +127,7 @@ class Store:
         """
         return self._file.is_current()
 
-    def load(self) -> set[str]:
+    def load(self) -> set[Key]:
         """Read the index if the file changed, and return the contested keys. A missing index is an empty one.
 
         Raises:
@@ -138,7 +138,7 @@ class Store:
         with self._file.locked() as folder:
             return self._load(folder)
 
-    def commit(self, changed: Iterable[Entry], removed: Iterable[str] = (), *, compared: bool = False) -> CommitOutcome:
+    def commit(self, changed: Iterable[Entry], removed: Iterable[Key] = (), *, compared: bool = False) -> CommitOutcome:
         """Add entries, remove keys, and write the index once, or not at all if it says all that already.
 
         The entries' ``generation`` and ``indexed_at`` are set here. *compared* says that each of *changed* differs from
@@ -158,7 +158,7 @@ class Store:
             now = utc_text(time.time_ns())
             entries = self._index.entries
             generation = self._index.generation + 1
-            new: dict[str, msgspec.Raw | None] = {}
+            new: dict[Key, msgspec.Raw | None] = {}
             for entry in changed:
                 if (not compared or entry.path in contested) and self._says(entry):
                     contested.discard(entry.path)
@@ -177,7 +177,7 @@ class Store:
         raw = self._index.entries.get(entry.path)
         return raw is not None and codec.same_content(entry, codec.decode_entry(raw))
 
-    def _write(self, folder: int, new: Mapping[str, msgspec.Raw | None], generation: int, now: str) -> None:
+    def _write(self, folder: int, new: Mapping[Key, msgspec.Raw | None], generation: int, now: str) -> None:
         old = self._index
         before = {key: old.entries.get(key) for key in new}
         self._change(new)
@@ -190,7 +190,7 @@ class Store:
         self._index = index
         self._must_write = False
 
-    def _change(self, new: Mapping[str, msgspec.Raw | None]) -> None:
+    def _change(self, new: Mapping[Key, msgspec.Raw | None]) -> None:
         """Apply changes to the entries in memory, and to what the ``checkpoints`` section says of them."""
         entries = self._index.entries
         for key, raw in new.items():
@@ -202,7 +202,7 @@ class Store:
                 self._listings.add(codec.decode_listed(raw))
         self._listings.apply()
 
-    def _load(self, folder: int) -> set[str]:
+    def _load(self, folder: int) -> set[Key]:
         """Read the index if it changed; return the keys whose entries others changed since it was last read."""
         before, loads = self._index.entries, self.loads
         self._read(folder)
@@ -267,7 +267,7 @@ class Store:
             collections.deque(entries, maxlen=0)  # all of them, whatever became of whom they were handed to
             self._listings.apply()
 
-    def _decoded(self, encoded: Mapping[str, msgspec.Raw]) -> Iterator[Entry]:
+    def _decoded(self, encoded: Mapping[Key, msgspec.Raw]) -> Iterator[Entry]:
         """Decode entries one by one, and keep them and their listings as they are passed on."""
         for key, raw in encoded.items():
             # An entry edited by hand into something else is dropped here, and made anew by the next pass.
@@ -276,7 +276,7 @@ class Store:
             except msgspec.MsgspecError:
                 continue
             if entry.path == key:
-                entry.path = Key(key)  # one text in memory for both
+                entry.path = key  # one text in memory for both
                 self._index.entries[key] = raw
                 self._listings.add(entry)
                 yield entry

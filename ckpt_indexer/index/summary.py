@@ -9,6 +9,7 @@ import msgspec
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.columns import FieldOf, Table
 from ckpt_indexer.model import Mode, Monitor, Number, Problem
+from ckpt_indexer.paths import Key
 
 ERRORS_MAX = 20  # that health reports
 
@@ -16,7 +17,7 @@ ERRORS_MAX = 20  # that health reports
 class Best(msgspec.Struct):
     """The best checkpoint of an experiment by the metric that most of its checkpoints were selected by."""
 
-    key: str
+    key: Key
     name: str  # of the metric
     mode: Mode
     value: Number
@@ -37,7 +38,7 @@ class Experiment(msgspec.Struct):
 class ErrorNote(msgspec.Struct):
     """A checkpoint's problem, or its sidecar's."""
 
-    key: str
+    key: Key
     code: str
     message: str
     at: str  # when it was indexed so
@@ -56,7 +57,7 @@ class Counts(msgspec.Struct):
 class _Line(msgspec.Struct, gc=False):
     """What a summary needs of an entry."""
 
-    path: str
+    path: Key
     experiment: str
     mtime: str
     size_bytes: int
@@ -109,7 +110,7 @@ class _Group:
         self.last_modified = ""
         self.metrics: set[str] = set()
         self.scored: Counter[tuple[str, Mode]] = Counter()  # by metric and direction: other scores compare to nothing
-        self.best: dict[tuple[str, Mode], tuple[float, str, Number]] = {}
+        self.best: dict[tuple[str, Mode], tuple[float, Key, Number]] = {}
 
     def add(self, line: _Line) -> None:
         self.statuses[line.status] += 1

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ckpt_indexer import __version__
 from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.belonging import Near, Own, weigh
-from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part
+from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.fit import fit
 from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
@@ -26,6 +26,8 @@ from ckpt_indexer.metadata.schema import (
     IndexerPart,
     Metrics,
     Model,
+    ModelPart,
+    RunBestPart,
     Source,
     Tier,
     Training,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckpt_indexer.formats.facts import Facts
+    from ckpt_indexer.paths import Key
 
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
@@ -61,6 +64,7 @@ class Config(msgspec.Struct):
 class _Tiers(NamedTuple):
     """What each tier says of one checkpoint."""
 
+    key: Key
     names: list[str]  # of the checkpoint; of a link its target's first
     in_names: NameFacts
     facts: Facts  # tier 3
@@ -84,7 +88,7 @@ class _Tiers(NamedTuple):
 
 def compose(
     *,
-    key: str,
+    key: Key,
     link_target: str | None,
     fingerprint: Fingerprint,
     facts: Facts,
@@ -117,6 +121,7 @@ def compose(
         "wandb_run_id": run_id_source,
         "checkpointing": checkpointing_source,
     }
+    sources["run_best"] = None if tiers.facts.run_best is None else "checkpoint"
     known_sources = {part: source for part, source in sources.items() if source is not None}
     return fit(
         Document(
@@ -140,7 +145,7 @@ def compose(
 
 
 def _weighed(
-    key: str, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None, run: Run | None
+    key: Key, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None, run: Run | None
 ) -> tuple[_Tiers, list[str]]:
     """Build the tiers without what is not the checkpoint's own; return also the warnings."""
     embedded = parse_embedded(facts.embedded)
@@ -148,9 +153,9 @@ def _weighed(
     own = Own(key, facts, fingerprint[1], None if embedded is None else embedded.wandb_run_id)
     belonging = weigh(own, near, run)
     config, run = config if belonging.has_config else None, run if belonging.has_run else None
-    names = [key] if link_target is None else [link_target, key]
+    names: list[str] = [key] if link_target is None else [link_target, key]
     in_names, name_warnings = _named(names, facts, run)
-    tiers = _Tiers(names, in_names, facts, embedded, config, run, belonging.has_max_epochs)
+    tiers = _Tiers(key, names, in_names, facts, embedded, config, run, belonging.has_max_epochs)
     return tiers, [*belonging.warnings, *name_warnings]
 
 
@@ -181,9 +186,15 @@ def _indexer_part(
         monitor_value=score,
         twin=score_of,
         lightning_version=facts.lightning_version,
+        role=facts.role,
+        run_best=None if facts.run_best is None else RunBestPart(**msgspec.structs.asdict(facts.run_best)),
         parameters=facts.parameters,
         tensors=None if facts.tensors is None else len(facts.tensors),
+        dtypes=facts.dtypes,
+        weights_bytes=facts.weights_bytes,
+        models=[ModelPart(**msgspec.structs.asdict(each)) for each in facts.models],
         has_optimizer=facts.has_optimizer,
+        optimizer_bytes=facts.optimizer_bytes,
         content_id=facts.content_id,
         weights_id=facts.weights_id,
         hyper_parameters=facts.hyper_parameters,
@@ -217,9 +228,10 @@ def _training(tiers: _Tiers) -> tuple[Training, Source]:
 def _exp_name(tiers: _Tiers) -> tuple[str, Source]:
     if tiers.told.exp_name:
         return tiers.told.exp_name, "embedded"
-    if configured := find_text(tiers.content, "exp_name", "experiment_name"):
+    configured = find_name(tiers.content, "exp_name", "experiment_name")
+    if configured is not None:
         return configured, "config"
-    return place_of(tiers.names[-1]).experiment.rpartition("/")[2], "path"
+    return place_of(tiers.key).experiment.rpartition("/")[2], "path"
 
 
 def _config_path(tiers: _Tiers) -> tuple[str | None, Source | None]:
@@ -401,7 +413,9 @@ def _model(tiers: _Tiers) -> tuple[Model, Source]:
     facts, in_run = tiers.facts, tiers.logged_config
     model = model_part(dict(tiers.content))
     source: Source = "config" if _known(model.model_dump()) else "checkpoint"
-    for fallback in (facts.hyper_parameters, in_run):
+    named = {"architecture": facts.architecture, "loss": facts.loss}
+    named = {key: snake_case(name) if key == "loss" else name for key, name in named.items() if name is not None}
+    for fallback in (named, facts.hyper_parameters, in_run):
         if fallback:
             model = Model.model_validate(_merged(model_part(dict(fallback)).model_dump(), model.model_dump()))
             if source == "checkpoint" and fallback is in_run and _known(model.model_dump()):

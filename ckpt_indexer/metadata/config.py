@@ -123,6 +123,19 @@ def find_text(config: dict[str, Any], *paths: str) -> str | None:
     return None
 
 
+def find_name(config: dict[str, Any], *paths: str) -> str | None:
+    """Return the first of the dotted *paths* that holds a name; a number is one (``20251019``).
+
+    >>> find_name({"exp_name": 20251019}, "exp_name"), find_name({"exp_name": True}, "exp_name")
+    ('20251019', None)
+    """
+    for path in paths:
+        value = resolve(find(config, path), config)
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return None
+
+
 def find(config: Any, path: str) -> Any:
     """Return what stands at a dotted path, or ``None``."""
     for key in path.split("."):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, Stamp, Twin, to_number, utc_text
-from ckpt_indexer.paths import Key, place_of
+from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, RunBest, Stamp, Twin, to_number, utc_text
+from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
     from ckpt_indexer.metadata.schema import Document
+    from ckpt_indexer.paths import Key
 
 
-def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, problem: Problem | None) -> Entry:
+def bare_entry(key: Key, fingerprint: Fingerprint, link_target: str | None, problem: Problem | None) -> Entry:
     """Make the entry of a checkpoint of which only its place is known."""
     place = place_of(key)
     return Entry(
-        path=Key(key),
+        path=key,
         experiment=place.experiment,
         name=place.name,
         size_bytes=fingerprint[0],
@@ -29,7 +30,7 @@ def bare_entry(key: str, fingerprint: Fingerprint, link_target: str | None, prob
     )
 
 
-def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target: str | None) -> Entry:
+def entry_of(document: Document, key: Key, fingerprint: Fingerprint, link_target: str | None) -> Entry:
     """Make a checkpoint's entry from its document."""
     indexer = document.indexer
     assert indexer is not None
@@ -37,8 +38,9 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
     entry = bare_entry(key, fingerprint, link_target, problem)
     entry.format = indexer.format
     entry.exp_name = document.exp_name
-    entry.epoch = document.training.epoch
-    entry.global_step = document.training.global_step
+    training = document.training
+    entry.epoch = indexer.epoch if training.epoch is None else training.epoch
+    entry.global_step = indexer.global_step if training.global_step is None else training.global_step
     entry.metrics = {
         name: to_number(value)
         for name in ("precision", "recall", "hmean", "validation_loss")
@@ -52,7 +54,13 @@ def entry_of(document: Document, key: str, fingerprint: Fingerprint, link_target
         entry.twin = Twin(indexer.twin.path, indexer.twin.is_selected)
     entry.architecture = _known(document.model.architecture)
     entry.encoder = _known(document.model.encoder.model_name)
+    entry.role = indexer.role
+    if (best := indexer.run_best) is not None:
+        entry.run_best = RunBest(best.name, None if best.value is None else to_number(best.value), best.mode, best.path)
     entry.parameters = indexer.parameters
+    entry.dtypes = indexer.dtypes
+    entry.weights_bytes = indexer.weights_bytes
+    entry.optimizer_bytes = indexer.optimizer_bytes
     entry.lightning_version = indexer.lightning_version
     entry.metadata_source = indexer.source
     entry.wandb_run_id = document.wandb_run_id

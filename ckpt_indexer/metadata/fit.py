@@ -46,8 +46,11 @@ def fit(document: Document) -> Document:
     if training.max_epochs is not None and training.max_epochs < 1:  # Lightning's -1: no limit
         training.max_epochs = None
     for count in ("epoch", "global_step"):
-        if (getattr(training, count) or 0) < 0:
+        value = getattr(training, count)
+        if value is not None and value < 0:  # a loop that has not begun says -1
             setattr(training, count, None)
+            if document.indexer is not None:
+                setattr(document.indexer, count, value)
     for name, highest in (("precision", 1.0), ("recall", 1.0), ("hmean", 1.0), ("validation_loss", math.inf)):
         value = getattr(metrics, name)
         if value is not None and not (0 <= value <= highest and math.isfinite(value)):

@@ -15,7 +15,9 @@ _EVERYBODYS = re.compile(
     re.IGNORECASE,
 )
 # Where machines and containers put whatever is trained on them, below which a dirpath names no run.
-_MOUNTS = frozenset("workspace working content ml opt app root home data mnt tmp scratch".split())
+_MOUNTS = frozenset(
+    ("workspace", "working", "content", "ml", "opt", "app", "root", "home", "data", "mnt", "tmp", "scratch")
+)
 
 
 def parts_of(path: str) -> list[str]:

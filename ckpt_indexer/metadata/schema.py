@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ckpt_indexer.model import PROBLEMS, Fingerprint, Format
+from ckpt_indexer.model import PROBLEMS, Fingerprint, Format, Role
+from ckpt_indexer.paths import Key
 
 SCHEMA_VERSION = "1.0"
 UNKNOWN = "unknown"
@@ -124,8 +125,25 @@ class DocumentProblem(_Part):
 class TwinPart(_Part):
     """The checkpoint whose score this one has, as ``model.Twin``."""
 
-    path: str
+    path: Key
     is_selected: bool = False
+
+
+class RunBestPart(_Part):
+    """The best of the run so far, as ``model.RunBest``."""
+
+    name: Text | None = None
+    value: float | None = None
+    mode: Literal["min", "max"] | None = None
+    path: str | None = None
+
+
+class ModelPart(_Part):
+    """One of several models in a checkpoint."""
+
+    name: str
+    tensors: Int
+    parameters: Int
 
 
 class IndexerPart(_Part):
@@ -144,9 +162,17 @@ class IndexerPart(_Part):
     monitor_value: float | None = None  # this very checkpoint's score
     twin: TwinPart | None = None  # whose score it is, where it is not this one's own
     lightning_version: Text | None = None
+    role: Role | None = None
+    epoch: Int | None = None  # where it is negative, which the readers of ``training`` refuse
+    global_step: Int | None = None  # the same
+    run_best: RunBestPart | None = None
     parameters: Int | None = None
-    tensors: Int | None = None  # how many the state dict holds
+    tensors: Int | None = None  # how many the weights have
+    dtypes: dict[str, Int] = {}  # torch's name of a dtype -> parameters
+    weights_bytes: Int | None = None
+    models: list[ModelPart] = []  # where there are several: parameters is their sum
     has_optimizer: bool = False
+    optimizer_bytes: Int | None = None
     content_id: str | None = None
     weights_id: str | None = None
     filled: list[str] = []  # fields whose values are not known, and only there because readers insist on one

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.model import Entry, Fingerprint
     from ckpt_indexer.passes.evidence import Sidecar
     from ckpt_indexer.passes.judge import SecondName, SidecarSettings, Verdict
+    from ckpt_indexer.paths import Key, RelPath
 
 
 class Examined(NamedTuple):
@@ -47,21 +48,22 @@ def act(root: str, verdict: Verdict, settings: SidecarSettings) -> Examined:
     return Examined(verdict.entry, look_again_s=verdict.look_again_s, is_gone=verdict.is_gone)
 
 
-def remove_sidecars(root: str, key: str, read_sidecar: Callable[[str], Sidecar]) -> bool:
+def remove_sidecars(root: str, key: Key, read_sidecar: Callable[[RelPath], Sidecar]) -> bool:
     """Remove the sidecars of a checkpoint that is gone, as far as this project wrote them.
 
     Return False if the one under the checkpoint's own name is not ours, or we may not: it is not to be tried again.
     True does not say that it is gone: the disk may have failed, or a checkpoint or another sidecar came meanwhile.
     Between the last check and the removal a moment remains in which another program can replace what is removed.
     """
-    path = paths.sidecar_path(paths.to_path(key))
+    checkpoint = paths.to_path(key)
     for suffix in paths.KNOWN_SUFFIXES:
-        second = paths.to_path(key).removesuffix(suffix) + paths.SIDECAR_SUFFIX
+        second = paths.other_sidecar_paths(checkpoint, (suffix,))[0]
         if key.endswith(suffix) and os.path.lexists(os.path.join(root, second)):
             found = read_sidecar(second)
             is_ours = found.document is not None and found.document.indexer is not None
             if is_ours and found.document is not None and found.document.checkpoint_path == key:
                 _unlink(root, second, key, found.fingerprint)
+    path = paths.sidecar_path(checkpoint)
     sidecar = read_sidecar(path)
     if sidecar.problem is not None and sidecar.problem.code == "io-error":
         return True
@@ -88,7 +90,7 @@ def _write(root: str, verdict: Verdict, *, is_filled: bool) -> Examined:
             wrote = True
             if verdict.second is not None:
                 entry.other_sidecar = _write_second(folder_fd, name, verdict.second, content) or entry.other_sidecar
-        entry.metadata_file = paths.sidecar_path(entry.path)
+        entry.metadata_file = paths.to_key(paths.sidecar_path(paths.to_path(entry.path)))
     except OSError as error:
         entry.metadata_problem = Problem.of("sidecar-unwritable", reason_of(error))
     return Examined(entry, wrote, verdict.look_again_s)
@@ -96,7 +98,7 @@ def _write(root: str, verdict: Verdict, *, is_filled: bool) -> Examined:
 
 def _write_second(folder_fd: int, checkpoint: str, second: SecondName, content: bytes) -> OtherSidecar | None:
     """Write the sidecar under its second name, unless it could be taken for another checkpoint's, or another came."""
-    name = second.path.rpartition("/")[2]
+    _, name = paths.split(second.path)
     stem = name.removesuffix(paths.SIDECAR_SUFFIX)
     alike = {stem + suffix for suffix in paths.KNOWN_SUFFIXES} - {checkpoint}
     if any(fingerprint_at(folder_fd, each) is not None for each in alike):
@@ -122,12 +124,12 @@ def _remove(root: str, verdict: Verdict) -> Examined:
     return Examined(entry, look_again_s=verdict.look_again_s)
 
 
-def _unlink(root: str, path: str, key: str, expected: Fingerprint | None) -> bool:
+def _unlink(root: str, path: RelPath, key: Key, expected: Fingerprint | None) -> bool:
     """Remove the sidecar at *path* if it is the *expected* one and no checkpoint came; false if we may not."""
-    folder, _, name = path.rpartition("/")
+    folder, name = paths.split(path)
     try:
         with opened_folder(root, folder) as folder_fd:
-            checkpoint = paths.to_path(key).rpartition("/")[2]
+            _, checkpoint = paths.split(paths.to_path(key))
             if fingerprint_at(folder_fd, checkpoint) is None and fingerprint_at(folder_fd, name) == expected:
                 os.unlink(name, dir_fd=folder_fd)
     except OSError as error:
@@ -135,7 +137,8 @@ def _unlink(root: str, path: str, key: str, expected: Fingerprint | None) -> boo
     return True
 
 
-def _places(key: str) -> tuple[str, str, str]:
+def _places(key: Key) -> tuple[RelPath, str, str]:
     """Return a checkpoint's folder, its name there, and its sidecar's."""
-    folder, _, name = paths.to_path(key).rpartition("/")
-    return folder, name, paths.sidecar_path(name)
+    path = paths.to_path(key)
+    folder, name = paths.split(path)
+    return folder, name, paths.split(paths.sidecar_path(path))[1]

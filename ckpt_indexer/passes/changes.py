@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from ckpt_indexer.model import Entry
+    from ckpt_indexer.paths import Key
 
 
 class Changes:
@@ -16,8 +17,8 @@ class Changes:
     def __init__(self, *, may_remove: bool = True) -> None:
         """Without *may_remove* no key is ever taken out: what is gone keeps its entry."""
         self._may_remove = may_remove
-        self.entries: dict[str, Entry] = {}
-        self.removed: set[str] = set()
+        self.entries: dict[Key, Entry] = {}
+        self.removed: set[Key] = set()
         self.has_news = False  # somebody may wait for them: more than checkpoints that are being written
 
     def __bool__(self) -> bool:
@@ -29,14 +30,14 @@ class Changes:
         self.entries[entry.path] = entry
         self.has_news = self.has_news or entry.status != "incomplete"
 
-    def remove(self, key: str) -> None:
+    def remove(self, key: Key) -> None:
         """Add a key that is to be removed; the index has it."""
         self.entries.pop(key, None)
         if self._may_remove:
             self.removed.add(key)
             self.has_news = True
 
-    def discard(self, keys: Collection[str]) -> set[str]:
+    def discard(self, keys: Collection[Key]) -> set[Key]:
         """Leave the index's entries of *keys* as they are; return the keys for which something else was planned."""
         dropped = self.removed.intersection(keys) | self.entries.keys() & set(keys)
         self.removed -= dropped

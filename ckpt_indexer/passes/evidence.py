@@ -32,6 +32,7 @@ from ckpt_indexer.metadata.sidecar import is_lost, parse_sidecar
 from ckpt_indexer.model import Fingerprint, Problem, Stamp
 from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.passes.scan import fingerprint_of_folder
+from ckpt_indexer.paths import Key
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_at, fingerprint_of, opened_file, opened_folder
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ckpt_indexer.passes.scan import Found
+    from ckpt_indexer.paths import RelPath
 
 RUNS_CACHED_MAX = 8  # some MB each
 CONFIGS_CACHED_MAX = 64
@@ -58,7 +60,7 @@ class Sidecar(msgspec.Struct, frozen=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one checkpoint, at about one moment."""
 
-    key: str
+    key: Key
     stamp: Stamp  # of the files that were read; one that could not be read is missing, so that the next scan differs
     problem: Problem | None = None  # why the checkpoint could not be opened: nothing below is known then
     is_gone: bool = False  # it vanished meanwhile
@@ -104,7 +106,7 @@ class EvidenceReader:
         """Start this thread's worker process now: the first checkpoint would wait for it."""
         self._reader().start()
 
-    def read(self, key: str, found: Found, *, is_enough: Callable[[Evidence], bool] | None = None) -> Evidence:
+    def read(self, key: Key, found: Found, *, is_enough: Callable[[Evidence], bool] | None = None) -> Evidence:
         """Read the checkpoint at *key* and what belongs to it.
 
         The checkpoint's own content comes last, and is not read if *is_enough* is true of everything else.
@@ -121,8 +123,8 @@ class EvidenceReader:
         except OSError as error:
             return Evidence(key=key, stamp=stamp, problem=problem_of(error), is_gone=error.errno in GONE)
 
-    def read_sidecar(self, path: str) -> Sidecar:
-        """Read the sidecar at *path*, relative to the root."""
+    def read_sidecar(self, path: RelPath) -> Sidecar:
+        """Read the sidecar at *path*."""
         try:
             with opened_file(self.root, path) as descriptor:
                 fingerprint = fingerprint_of(os.fstat(descriptor))
@@ -142,7 +144,7 @@ class EvidenceReader:
             return Sidecar(problem=Problem.of("sidecar-invalid", error))
 
     @contextlib.contextmanager
-    def _opened(self, key: str, found: Found) -> Iterator[_Content]:
+    def _opened(self, key: Key, found: Found) -> Iterator[_Content]:
         path, reader = found.path_to_read(key), self._reader()
         if found.is_folder:
             yield _Content(
@@ -152,7 +154,7 @@ class EvidenceReader:
             with opened_file(self.root, path) as descriptor:
                 yield _Content(lambda: fingerprint_of(os.fstat(descriptor)), lambda: reader.read_checkpoint(descriptor))
 
-    def _read_around(self, key: str, stamp: Stamp, content: _Content) -> Evidence:
+    def _read_around(self, key: Key, stamp: Stamp, content: _Content) -> Evidence:
         """Read everything but the checkpoint's content."""
         read_at_ns = time.time_ns()
         stamp = replace(stamp, fingerprint=content.fingerprint())
@@ -174,9 +176,9 @@ class EvidenceReader:
             key=key, stamp=stamp, read_at_ns=read_at_ns, sidecar=sidecar, other=other, config=config, run=run
         )
 
-    def _stat_sidecar(self, key: str, scanned: Fingerprint | None) -> Fingerprint | None:
+    def _stat_sidecar(self, key: Key, scanned: Fingerprint | None) -> Fingerprint | None:
         """Return the sidecar's fingerprint as it is now; where the disk does not say, as it was *scanned*."""
-        folder, _, name = paths.sidecar_path(paths.to_path(key)).rpartition("/")
+        folder, name = paths.split(paths.sidecar_path(paths.to_path(key)))
         try:
             with opened_folder(self.root, folder) as folder_fd:
                 return fingerprint_at(folder_fd, name)
@@ -185,7 +187,7 @@ class EvidenceReader:
         except OSError:
             return scanned
 
-    def _config(self, key: str, fingerprint: Fingerprint) -> Config | None:
+    def _config(self, key: Key, fingerprint: Fingerprint) -> Config | None:
         """Read a run's configuration; one that is no mapping is an empty one, one that cannot be read is none."""
         try:
             return Config(key, self._config_content(key, fingerprint), fingerprint)
@@ -193,14 +195,14 @@ class EvidenceReader:
             return None
 
     @cachedmethod(attrgetter("_configs"), lock=attrgetter("_lock"))
-    def _config_content(self, key: str, _: Fingerprint) -> dict[str, Any]:
+    def _config_content(self, key: Key, _: Fingerprint) -> dict[str, Any]:
         with opened_file(self.root, paths.to_path(key)) as descriptor:
             loaded = self._reader().read_yaml(descriptor)
         if loaded.is_unread:
             raise OSError(errno.EIO, "the configuration cannot be read")
         return loaded.document if isinstance(loaded.document, dict) else {}
 
-    def _run(self, key: str, stamp: Stamp) -> wandb.Run | None:
+    def _run(self, key: Key, stamp: Stamp) -> wandb.Run | None:
         """Read the Weights & Biases run that the checkpoint belongs to.
 
         Raises:
@@ -210,7 +212,7 @@ class EvidenceReader:
         if stamp.run is None:
             return None
         folder = paths.to_path(stamp.run[0])
-        home = folder.rpartition("/")[0].rpartition("/")[0]  # above "wandb/run-…"
+        home = paths.split(paths.split(folder)[0])[0]  # above "wandb/run-…"
         folders = next((each for each in wandb.list_runs(self.root, home).values() if each[0] == folder), [])
         status = wandb.stat_run(self.root, folders)
         if status is None:
@@ -221,7 +223,7 @@ class EvidenceReader:
     @cachedmethod(
         attrgetter("_runs"), key=lambda _, folders, status: (folders[0], status.exact), lock=attrgetter("_lock")
     )
-    def _run_content(self, folders: Sequence[str], status: wandb.RunStat) -> wandb.Run:
+    def _run_content(self, folders: Sequence[RelPath], status: wandb.RunStat) -> wandb.Run:
         return wandb.read_run(self.root, folders, status.fingerprint, self._reader())
 
     def _reader(self) -> Reader:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.model import TwinScore
     from ckpt_indexer.passes.scan import Found
+    from ckpt_indexer.paths import Key
     from ckpt_indexer.trackers.wandb.run import Run, RunPath
 
     LookUp = Callable[[RunPath], Run | None]
@@ -61,7 +62,7 @@ class Examiner:
         if self._executor is None:
             self._evidence.warm_up()
 
-    def examine(self, key: str, found: Found, *, force: bool = False, twin: TwinScore | None = None) -> Examined:
+    def examine(self, key: Key, found: Found, *, force: bool = False, twin: TwinScore | None = None) -> Examined:
         """Make the entry of the checkpoint at *key*; with *force* our own sidecar is made anew if it is current too.
 
         *twin* is the score of another checkpoint that is the same save.
@@ -73,7 +74,7 @@ class Examiner:
             evidence = self._executor.submit(self._evidence.read, key, found, is_enough=enough).result()
         return act(self.root, judge(self._looked_up(evidence), self._settings, twin), self._settings)
 
-    def remove_sidecar_if_ours(self, key: str) -> bool:
+    def remove_sidecar_if_ours(self, key: Key) -> bool:
         """Remove the sidecars of a checkpoint that is gone, as ``act.remove_sidecars`` does."""
         return remove_sidecars(self.root, key, self._evidence.read_sidecar)
 

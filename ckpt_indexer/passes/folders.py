@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ckpt_indexer import paths
 from ckpt_indexer.errors import FormatProblem, NotRegularFile, reason_of
 from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart
-from ckpt_indexer.formats.frameworks.checkpoint import EPOCH_KEYS, STEP_KEYS
 from ckpt_indexer.formats.frameworks.sharded import (
     LATEST_NAME,
     META_NAME,
@@ -26,7 +25,9 @@ from ckpt_indexer.formats.frameworks.sharded import (
     missing_ranks,
     model_states_of,
 )
+from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
 from ckpt_indexer.model import Format, Problem
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.tree.local import opened_at, opened_folder
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def problem_of(error: OSError) -> Problem:
     return Problem.of(_CODES.get(error.errno or 0, "io-error"), reason_of(error))
 
 
-def check_folder(root: str, path: str, reader: Reader) -> Facts:
+def check_folder(root: str, path: RelPath, reader: Reader) -> Facts:
     """Read the checkpoint at *path* below *root*; what is wrong with it becomes the facts' problem."""
     format_: Format = "unknown"
     try:
@@ -80,7 +81,7 @@ def _read_dcp(folder: int, names: list[str], reader: Reader) -> Facts:
         raise FormatProblem("container-damaged", f"{METADATA_NAME} is not what torch.distributed.checkpoint writes")
     if META_NAME in names:
         meta = _read_at(folder, META_NAME, reader)
-        for name in ("tensors", "parameters", "files", "parts"):
+        for name in ("tensors", "parameters", "dtypes", "weights_bytes", "role", "files", "parts"):
             setattr(meta, name, getattr(facts, name))
         meta.has_optimizer = meta.has_optimizer or facts.has_optimizer
         meta.content_id = None  # meta.pt's own says nothing of the shards
@@ -99,7 +100,7 @@ def _read_dcp(folder: int, names: list[str], reader: Reader) -> Facts:
 
 def _read_counts(folder: int, facts: Facts, reader: Reader) -> None:
     """Read the epoch and the step where they were saved beside the tensors, each by itself."""
-    for field, keys in (("epoch", EPOCH_KEYS), ("global_step", STEP_KEYS)):
+    for field, keys in (("epoch", EPOCH_PATHS), ("global_step", STEP_PATHS)):
         part = next((facts.parts[key] for key in keys if key in facts.parts), None)
         if part is not None and getattr(facts, field) is None:
             value = _read_part(folder, part, reader)
@@ -135,7 +136,7 @@ def _read_deepspeed(folder: int, names: list[str], reader: Reader) -> Facts:
 def _opened_tag(folder: int, tag: str) -> Iterator[int]:
     with contextlib.ExitStack() as opened:
         try:
-            inner = opened.enter_context(opened_folder(folder, tag))
+            inner = opened.enter_context(opened_folder(folder, RelPath(tag)))
         except NotADirectoryError:  # a link, too
             raise FormatProblem("record-missing", f"{tag[:100]} is no folder") from None
         yield inner
@@ -160,7 +161,7 @@ def _read_at(folder: int, name: str, reader: Reader) -> Facts:
 
 
 def _problem_of_shard(folder: int, name: str, size: int) -> Problem | None:
-    parent, _, leaf = name.rpartition("/")
+    parent, leaf = paths.split(RelPath(name))
     try:
         with opened_folder(folder, parent) as inner:
             found = os.stat(leaf, dir_fd=inner, follow_symlinks=False)
@@ -179,7 +180,7 @@ def _read_part(folder: int, part: FilePart, reader: Reader) -> int | float | str
     """Read one value that was saved by itself, as a file of its own: a reader takes descriptors, not offsets."""
     if part.length > VALUE_FILE_MAX:
         return None
-    parent, _, leaf = part.name.rpartition("/")
+    parent, leaf = paths.split(RelPath(part.name))
     try:
         with opened_folder(folder, parent) as inner, opened_at(inner, leaf) as shard:
             data = os.pread(shard, part.length, part.offset)

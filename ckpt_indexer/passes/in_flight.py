@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ckpt_indexer.paths import Key
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -23,23 +25,23 @@ class InFlight(Generic[Task, Result]):
 
     def __init__(self, executor: cf.Executor, count_max: int, *, is_owner: bool) -> None:
         """*is_owner* says that the executor is shut down by ``close``; one that is lent is left as it is."""
-        self.waiting: OrderedDict[str, Task] = OrderedDict()
+        self.waiting: OrderedDict[Key, Task] = OrderedDict()
         self._executor = executor
         self._count_max = count_max
         self._is_owner = is_owner
-        self._running: dict[cf.Future[Result], str] = {}
-        self._outdated: set[str] = set()  # of those that run
+        self._running: dict[cf.Future[Result], Key] = {}
+        self._outdated: set[Key] = set()  # of those that run
 
     @property
     def is_idle(self) -> bool:
         return not self.waiting and not self._running
 
     @property
-    def keys(self) -> set[str]:
+    def keys(self) -> set[Key]:
         """The keys that are being examined."""
         return set(self._running.values())
 
-    def pop_next(self) -> tuple[str, Task] | None:
+    def pop_next(self) -> tuple[Key, Task] | None:
         """Return the next task to ``submit``; ``None`` if there is no room, or nothing that may begin now."""
         if len(self._running) >= self._count_max:
             return None
@@ -47,7 +49,7 @@ class InFlight(Generic[Task, Result]):
         key = next((key for key in self.waiting if key not in busy), None)
         return None if key is None else (key, self.waiting.pop(key))
 
-    def submit(self, key: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> None:
+    def submit(self, key: Key, function: Callable[..., Result], *args: Any, **kwargs: Any) -> None:
         """Submit *function* to the executor; its outcome comes with ``wait``."""
         self._running[self._executor.submit(function, *args, **kwargs)] = key
 
@@ -55,11 +57,11 @@ class InFlight(Generic[Task, Result]):
         """Submit something whose outcome nobody waits for."""
         self._executor.submit(function)
 
-    def outdate(self, keys: Iterable[str]) -> None:
+    def outdate(self, keys: Iterable[Key]) -> None:
         """Drop what will come of those of *keys* that are being examined."""
         self._outdated.update(self.keys.intersection(keys))
 
-    def wait(self, timeout_s: float | None) -> list[tuple[str, cf.Future[Result]]]:
+    def wait(self, timeout_s: float | None) -> list[tuple[Key, cf.Future[Result]]]:
         """Wait until something is done, and return all that is and still counts, with the future that has its outcome.
 
         *timeout_s* of ``None`` waits as long as it takes. Returns at once if nothing runs.

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
     from ckpt_indexer.passes.examine import LookUp
     from ckpt_indexer.passes.scan import Found, Snapshot
+    from ckpt_indexer.paths import Key, RelPath
     from ckpt_indexer.settings import Settings
 
 IN_FLIGHT_PER_WORKER = 2  # one being read, one waiting: the worker process never idles
@@ -44,7 +45,7 @@ SINGLE_CHECKS_MAX = 1_000  # checkpoints that are scanned one by one; a pass ove
 class Committed(NamedTuple):
     """One commit."""
 
-    keys: list[str]  # whose entries changed or went; none where only an overwritten index was written again
+    keys: list[Key]  # whose entries changed or went; none where only an overwritten index was written again
     generation: int
     seconds: float
 
@@ -110,7 +111,7 @@ class Indexer:
         return self.store.root
 
     @property
-    def todo(self) -> Mapping[str, Found]:
+    def todo(self) -> Mapping[Key, Found]:
         """What is planned to be examined, and has not begun."""
         return self._in_flight.waiting
 
@@ -147,7 +148,7 @@ class Indexer:
 
     def scan_and_plan(
         self,
-        places: Collection[str] = ("",),
+        places: Collection[RelPath] = (paths.ROOT,),
         *,
         force: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
@@ -161,10 +162,10 @@ class Indexer:
             ScanStopped: *should_stop* said so; nothing is planned.
 
         """
-        if "" not in places:
+        if paths.ROOT not in places:
             places = places_linked_to(places, self.known.links)
         snapshot = scan(self.root, places, self.store.suffixes, should_stop=should_stop)
-        if "" not in places:
+        if paths.ROOT not in places:
             self._invalidate_unreadable(snapshot.found)
         plan = reconcile(snapshot, self.known.stamps, places, self.store.suffixes)
         self._plan(snapshot.found if force else plan.read, force=force)
@@ -179,7 +180,7 @@ class Indexer:
             self.scan_and_plan(others)
         return snapshot
 
-    def replan(self, found: Mapping[str, Found], *, force: bool = False) -> None:
+    def replan(self, found: Mapping[Key, Found], *, force: bool = False) -> None:
         """Plan to read *found*, and nothing else that was planned; with *force* whatever their sidecars say."""
         self._in_flight.waiting.clear()
         self._plan(found, force=force)
@@ -227,18 +228,18 @@ class Indexer:
             if self.is_idle:  # and no other writer changed what we changed
                 return
 
-    def pop_unverified(self) -> set[str]:
+    def pop_unverified(self) -> set[RelPath]:
         """Return the places to scan because of what somebody else wrote into the index's file."""
         unverified = self.store.pop_unverified()
         for key in unverified.older & self.known.stamps.keys():
             self.known.invalidate(key, Cause.OLDER)
-        return {""} if len(unverified.keys) > SINGLE_CHECKS_MAX else _paths_of(unverified.keys)
+        return {paths.ROOT} if len(unverified.keys) > SINGLE_CHECKS_MAX else _paths_of(unverified.keys)
 
     def retry_due_s(self) -> float:
         """Return the seconds until ``pop_due_retries`` has something."""
         return max(0.0, self._retries.due_s() - self._clock())
 
-    def pop_due_retries(self) -> set[str]:
+    def pop_due_retries(self) -> set[RelPath]:
         """Return the paths that are due to be scanned again, whatever their stamps say."""
         busy = self._in_flight.keys | self._in_flight.waiting.keys()
         due = [key for key in self._retries.pop_due(self._clock()) if key not in busy]
@@ -249,11 +250,11 @@ class Indexer:
                 self._retries.drop(key)
         return _paths_of(due)
 
-    def pop_renewals(self, count_max: int) -> set[str]:
+    def pop_renewals(self, count_max: int) -> set[RelPath]:
         """Return the paths of some entries that older rules made, to be scanned again."""
         return _paths_of(self.known.pop_renewals(count_max))
 
-    def invalidate_run(self, run_id: str) -> set[str]:
+    def invalidate_run(self, run_id: str) -> set[RelPath]:
         """Return the paths of a run's checkpoints, to be scanned again: more is known of the run now."""
         return _paths_of(self.known.invalidate_run(run_id))
 
@@ -271,7 +272,7 @@ class Indexer:
 
         self.known.load(theirs_then_ours())
 
-    def _discard_contested(self, contested: set[str]) -> set[str]:
+    def _discard_contested(self, contested: set[Key]) -> set[Key]:
         """Discard pending results for checkpoints that another writer changed since we last read; return their keys.
 
         Nobody can tell who read the disk later: the next scan decides.
@@ -282,19 +283,19 @@ class Indexer:
             self.known.invalidate(key, Cause.CONTESTED)
         return discarded
 
-    def _plan(self, found: Mapping[str, Found], *, force: bool) -> None:
+    def _plan(self, found: Mapping[Key, Found], *, force: bool) -> None:
         self._in_flight.waiting.update(found)
         if force:
             for key in found:
                 self.known.distrust_sidecar(key)
 
-    def _invalidate_unreadable(self, found: Collection[str]) -> None:
+    def _invalidate_unreadable(self, found: Collection[Key]) -> None:
         """Invalidate what could not be read and something happened to; the next retry may be minutes away."""
         for key in found:
             if self.known.statuses.get(key) == "unreadable" and key in self._retries:
                 self.known.invalidate(key, Cause.UNREADABLE)
 
-    def _outdate_vanished(self, snapshot: Snapshot, places: Collection[str]) -> None:
+    def _outdate_vanished(self, snapshot: Snapshot, places: Collection[RelPath]) -> None:
         """Drop what will come of checkpoints that are gone while they are being examined."""
         scope, unseen = Scope(places), Scope(snapshot.unseen)
         for key in self._in_flight.keys - snapshot.found.keys():
@@ -302,17 +303,17 @@ class Indexer:
             if scope.covers(path) and not unseen.covers(path):
                 self._in_flight.outdate([key])
 
-    def _other_names(self, read: Mapping[str, Found]) -> set[str]:
+    def _other_names(self, read: Mapping[Key, Found]) -> set[RelPath]:
         """Return the paths of the other names, in the index, of files that changed."""
         inodes = {found.stamp.fingerprint[2] for found in read.values() if found.has_hard_links}
         keys = self.known.keys_with_inode(inodes) if inodes else ()
         return {paths.to_path(key) for key in keys if key not in self._in_flight.waiting}
 
-    def _start(self, key: str, found: Found) -> None:
+    def _start(self, key: Key, found: Found) -> None:
         force, twin = self.known.pop_distrust(key), self.known.twin_score(key)
         self._in_flight.submit(key, self._examiner.examine, key, found, force=force, twin=twin)
 
-    def _finish(self, key: str, future: cf.Future[Examined]) -> None:
+    def _finish(self, key: Key, future: cf.Future[Examined]) -> None:
         examined = self._outcome_of(key, future)
         entry = examined.entry
         if examined.is_gone:
@@ -334,7 +335,7 @@ class Indexer:
         if self._on_examined is not None:
             self._on_examined(examined, is_changed or examined.wrote_sidecar)
 
-    def _outcome_of(self, key: str, future: cf.Future[Examined]) -> Examined:
+    def _outcome_of(self, key: Key, future: cf.Future[Examined]) -> Examined:
         try:
             return future.result()
         except Exception as error:  # noqa: BLE001 - one checkpoint must not end the pass over the others
@@ -353,7 +354,7 @@ class Indexer:
         else:
             self._retries.drop(key)
 
-    def _forget(self, key: str) -> None:
+    def _forget(self, key: Key) -> None:
         """Remove a checkpoint that is gone."""
         self._in_flight.waiting.pop(key, None)
         self._retries.drop(key)
@@ -367,5 +368,5 @@ class Indexer:
         self._log.warning("index_set_aside", file=name, reason=reason)
 
 
-def _paths_of(keys: Iterable[str]) -> set[str]:
+def _paths_of(keys: Iterable[Key]) -> set[RelPath]:
     return {paths.to_path(key) for key in keys}

@@ -15,6 +15,7 @@ from ckpt_indexer import paths
 from ckpt_indexer.metadata.compose import compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of, write_stamp
 from ckpt_indexer.model import RULES, Problem
+from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.trackers.wandb.run import FLUSH_S
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class SidecarSettings(NamedTuple):
 class SecondName(NamedTuple):
     """Where the sidecar is to be written a second time."""
 
-    path: str  # relative to the root
+    path: RelPath
     replaces: Fingerprint | None  # what stood there when it was read; ``None``: nothing
 
 
@@ -107,7 +108,7 @@ def judge(evidence: Evidence, settings: SidecarSettings, twin: TwinScore | None 
     entry.metadata_problem = evidence.sidecar.problem
     action = action_for(owner_of(evidence, document), entry.status, settings)
     if action is Action.KEEP:
-        entry.metadata_file = paths.sidecar_path(evidence.key)
+        entry.metadata_file = paths.to_key(paths.sidecar_path(paths.to_path(evidence.key)))
     second = second_name(evidence) if action is Action.WRITE and settings.has_both_names else None
     return Verdict(entry, action, document, second, look_again_after_s(evidence))
 
@@ -223,7 +224,7 @@ def _other_document(evidence: Evidence) -> tuple[Document | None, str | None]:
     found, document = evidence.stamp.other, evidence.other.document
     if found is None:
         return None, None
-    name = _name(paths.to_path(found.path))
+    name = _name(found.path)  # as a key: a warning is written, and a name on disk may be no text
     if evidence.other.problem is not None:
         return None, f"{name} beside it was not used: {evidence.other.problem.message}"
     if document is None or document.indexer is not None:
@@ -247,6 +248,8 @@ def _is_of_another_save(written: Document, evidence: Evidence) -> bool:
 
 def _subject(document: Document) -> str:
     """Return the name of the checkpoint that a sidecar says it is about, whatever machine wrote it."""
+    if document.indexer is not None:
+        return _name(paths.to_path(Key(document.checkpoint_path)))
     return _name(document.checkpoint_path.replace("\\", "/"))
 
 

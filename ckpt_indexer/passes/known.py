@@ -11,16 +11,23 @@ import enum
 import itertools
 import posixpath
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.model import RULES, Stamp
 from ckpt_indexer.passes.twins import Twins
+from ckpt_indexer.paths import Key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from ckpt_indexer.model import Entry, TwinScore
+
+Value = TypeVar("Value")
+
+# Problems of a link that could not be followed: its ``link_target`` is its own text. With any other it is a key, also
+# where the target cannot be used. "io-error" may be either, and is tried again in any case.
+_UNRESOLVED = frozenset({"link-dangling", "link-loop", "link-outside", "io-error"})
 
 
 class Cause(enum.Enum):
@@ -44,15 +51,15 @@ class Known:
     """What is known, by key. Every entry of the index has a stamp here, ``None`` where it does not count any more."""
 
     def __init__(self) -> None:
-        self.stamps: dict[str, Stamp | None] = {}
-        self.statuses: dict[str, str] = {}  # of the entries that are not ok
-        self.links: dict[str, str] = {}  # key of a link -> key of what it leads to, whether or not that is there
-        self._runs: dict[str, str] = {}  # key -> id of its Weights & Biases run
-        self._renewals: dict[str, None] = {}  # keys of entries that older rules made: read again when there is time
-        self._distrusted: set[str] = set()  # keys whose sidecars, if ours, prove nothing
+        self.stamps: dict[Key, Stamp | None] = {}
+        self.statuses: dict[Key, str] = {}  # of the entries that are not ok
+        self.links: dict[Key, Key] = {}  # of a link -> of what it leads to, whether or not that is there
+        self._runs: dict[Key, str] = {}  # key -> id of its Weights & Biases run
+        self._renewals: dict[Key, None] = {}  # keys of entries that older rules made: read again when there is time
+        self._distrusted: set[Key] = set()  # keys whose sidecars, if ours, prove nothing
         self._twins = Twins()
-        self._rescans: set[str] = set()  # keys that became invalid by what was recorded of others
-        self._invalid: set[str] = set()  # keys whose stamp does not count until they are read, whatever is loaded
+        self._rescans: set[Key] = set()  # keys that became invalid by what was recorded of others
+        self._invalid: set[Key] = set()  # keys whose stamp does not count until they are read, whatever is loaded
 
     def load(self, entries: Iterable[Entry]) -> None:
         """Replace all that is known by what *entries* say; they are looked at one by one and not kept."""
@@ -76,7 +83,7 @@ class Known:
             self._invalid.discard(entry.path)
         self._outdate_twins(self._twins.note(entry))
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: Key) -> None:
         """Drop a checkpoint that is gone; twins that had its score are to be scanned again."""
         for table in (self.stamps, self.statuses, self.links, self._runs, self._renewals):
             table.pop(key, None)
@@ -84,7 +91,7 @@ class Known:
         self._invalid.discard(key)
         self._outdate_twins(self._twins.forget(key))
 
-    def invalidate(self, key: str, cause: Cause) -> None:
+    def invalidate(self, key: Key, cause: Cause) -> None:
         """Mark the checkpoint at *key* to be read again when it is next scanned, or removed if it is gone.
 
         The mark lasts until the checkpoint is read, also where the index is loaded meanwhile.
@@ -94,17 +101,17 @@ class Known:
         if cause.outdates_sidecar:
             self._distrusted.add(key)
 
-    def distrust_sidecar(self, key: str) -> None:
+    def distrust_sidecar(self, key: Key) -> None:
         """Mark a checkpoint so that its next reading makes our own sidecar anew, whatever it says."""
         self._distrusted.add(key)
 
-    def pop_distrust(self, key: str) -> bool:
+    def pop_distrust(self, key: Key) -> bool:
         """Return whether the sidecar at *key* proves nothing; asked once, by the reading that makes it anew."""
         is_distrusted = key in self._distrusted
         self._distrusted.discard(key)
         return is_distrusted
 
-    def pop_rescans(self) -> set[str]:
+    def pop_rescans(self) -> set[Key]:
         """Return the keys that became invalid by what was recorded of others."""
         keys, self._rescans = self._rescans, set()
         return keys
@@ -113,7 +120,7 @@ class Known:
     def has_rescans(self) -> bool:
         return bool(self._rescans)
 
-    def pop_renewals(self, count_max: int) -> list[str]:
+    def pop_renewals(self, count_max: int) -> list[Key]:
         """Return, and invalidate, the keys of some entries that older rules made."""
         keys = list(itertools.islice(self._renewals, count_max))
         for key in keys:
@@ -126,18 +133,18 @@ class Known:
         """Whether entries are left that older rules made."""
         return bool(self._renewals)
 
-    def invalidate_run(self, run_id: str) -> list[str]:
+    def invalidate_run(self, run_id: str) -> list[Key]:
         """Return, and invalidate, the keys of a run's checkpoints."""
         keys = [key for key, its_run in self._runs.items() if its_run == run_id]
         for key in keys:
             self.invalidate(key, Cause.RUN)
         return keys
 
-    def keys_with_inode(self, inodes: Collection[int]) -> list[str]:
+    def keys_with_inode(self, inodes: Collection[int]) -> list[Key]:
         """Return the keys of the entries that were made from one of these files."""
         return [key for key, stamp in self.stamps.items() if stamp is not None and stamp.fingerprint[2] in inodes]
 
-    def twin_score(self, key: str) -> TwinScore | None:
+    def twin_score(self, key: Key) -> TwinScore | None:
         """Return the score that a checkpoint gets from the same save under other names."""
         return self._twins.score_for(key)
 
@@ -158,21 +165,23 @@ class Known:
         else:
             self._renewals.pop(key, None)
 
-    def _outdate_twins(self, keys: Collection[str]) -> None:
+    def _outdate_twins(self, keys: Collection[Key]) -> None:
         for key in keys:
             self.invalidate(key, Cause.TWIN)
         self._rescans.update(keys)
 
 
-def _set_or_drop(table: dict[str, str], key: str, value: str | None) -> None:
+def _set_or_drop(table: dict[Key, Value], key: Key, value: Value | None) -> None:
     if value is None:
         table.pop(key, None)
     else:
         table[key] = value
 
 
-def _link_leads_to(entry: Entry) -> str | None:
+def _link_leads_to(entry: Entry) -> Key | None:
     """Return the key at which a link's target is, or would be if it were there; ``None`` for what is no link."""
-    if entry.link_target is None or entry.problem is None:
-        return entry.link_target
-    return posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.link_target))
+    if entry.link_target is None:
+        return None
+    if entry.problem is None or entry.problem.code not in _UNRESOLVED:
+        return Key(entry.link_target)
+    return Key(posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.link_target)))

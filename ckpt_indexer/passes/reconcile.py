@@ -6,15 +6,17 @@ reconciling again gives an empty plan (tested as a property).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from ckpt_indexer import paths
+from ckpt_indexer.paths import Either
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ckpt_indexer.model import Fingerprint, Stamp
     from ckpt_indexer.passes.scan import Found, Snapshot
+    from ckpt_indexer.paths import Key, RelPath
 
 
 FEW = 32  # places; a text is compared with so many in the time that looking up its folders takes
@@ -23,15 +25,15 @@ FEW = 32  # places; a text is compared with so many in the time that looking up 
 class Plan(NamedTuple):
     """What to do, decided before any of it is done."""
 
-    read: dict[str, Found]  # new, or changed in something that its entry depends on
-    remove: list[str]  # keys in the index whose checkpoint is gone
-    orphans: dict[str, Fingerprint]  # sidecars without a checkpoint: to be removed if they are ours
+    read: dict[Key, Found]  # new, or changed in something that its entry depends on
+    remove: list[Key]  # keys in the index whose checkpoint is gone
+    orphans: dict[Key, Fingerprint]  # sidecars without a checkpoint: to be removed if they are ours
 
 
 def reconcile(
     snapshot: Snapshot,
-    known: Mapping[str, Stamp | None],
-    places: Collection[str] = ("",),
+    known: Mapping[Key, Stamp | None],
+    places: Collection[RelPath] = (paths.ROOT,),
     suffixes: tuple[str, ...] = paths.SUFFIXES,
 ) -> Plan:
     """Compare what was found in *places* with what is *known*: the stamp each entry was made from, by key.
@@ -49,16 +51,16 @@ def reconcile(
     return Plan(read, remove, dict(snapshot.orphans))
 
 
-class Scope:
-    """A set of places, each with everything below it; of paths or of keys, whichever it is then asked about."""
+class Scope(Generic[Either]):
+    """A set of places, each with everything below it; of paths or of keys."""
 
-    def __init__(self, places: Collection[str]) -> None:
-        self._places = frozenset(places)
+    def __init__(self, places: Collection[Either]) -> None:
+        self._places: frozenset[Either] = frozenset(places)
         self._is_all = "" in self._places
         self._is_few = len(self._places) <= FEW
         self._starts = tuple(f"{place}/" for place in self._places) if self._is_few else ()
 
-    def covers(self, path: str) -> bool:
+    def covers(self, path: Either) -> bool:
         """Return whether *path* is one of the places or stands below one.
 
         It is asked of every entry for each new folder, and of every link for each event: quick for few places.
@@ -73,7 +75,7 @@ class Scope:
         return any(folder in self._places for folder in paths.ancestors(path))
 
 
-def places_linked_to(places: Collection[str], links: Mapping[str, str]) -> set[str]:
+def places_linked_to(places: Collection[RelPath], links: Mapping[Key, Key]) -> set[RelPath]:
     """Add the links (key -> key of the target) that lead into *places*: what they show may have changed.
 
     >>> sorted(places_linked_to({"a/e.ckpt"}, {"a/last.ckpt": "a/e.ckpt", "b/last.ckpt": "b/e.ckpt"}))

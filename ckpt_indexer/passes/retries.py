@@ -14,6 +14,7 @@ from ckpt_indexer.backoff import Backoff
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
+    from ckpt_indexer.paths import Key
 
 Kind = Literal["incomplete", "unreadable", "sidecar"]
 
@@ -46,24 +47,24 @@ class Retries:
     """The checkpoints that are to be read again, each with its next moment."""
 
     def __init__(self) -> None:
-        self._planned: dict[str, _Planned] = {}
+        self._planned: dict[Key, _Planned] = {}
 
     def __contains__(self, key: object) -> bool:
         return key in self._planned
 
-    def plan(self, key: str, kind: Kind, now_s: float) -> None:
+    def plan(self, key: Key, kind: Kind, now_s: float) -> None:
         """Plan the next reading after one that found *kind*: later each time, from the first wait if it is news."""
         planned = self._planned.get(key)
         if planned is None or planned.kind != kind:
             planned = self._planned[key] = _Planned(kind, Backoff(*DELAYS_S[kind]))
         planned.backoff.failed(now_s)
 
-    def plan_once(self, key: str, delay_s: float, now_s: float) -> None:
+    def plan_once(self, key: Key, delay_s: float, now_s: float) -> None:
         """Plan one reading after *delay_s*."""
         planned = self._planned[key] = _Planned(None, Backoff(delay_s, delay_s))
         planned.backoff.failed(now_s)
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: Key) -> None:
         """Plan nothing any more for a checkpoint."""
         self._planned.pop(key, None)
 
@@ -71,7 +72,7 @@ class Retries:
         """Return the moment from which on ``pop_due`` has something; infinity if nothing is planned."""
         return min((planned.backoff.due_s for planned in self._planned.values()), default=float("inf"))
 
-    def pop_due(self, now_s: float) -> list[str]:
+    def pop_due(self, now_s: float) -> list[Key]:
         """Return the keys that are due; each is due again after the same wait if no reading comes of it."""
         due = [key for key, planned in self._planned.items() if planned.backoff.due_s <= now_s]
         for key in due:

@@ -19,17 +19,21 @@ from msgspec.structs import replace
 from ckpt_indexer import paths
 from ckpt_indexer.errors import ScanStopped, reason_of
 from ckpt_indexer.model import Fingerprint, OtherSidecar, Stamp
+from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 SHARDS_MAX = 100_000  # files in one sharded checkpoint
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 # A sidecar or configuration that cannot be reached counts as none: the checkpoint is to be indexed without it. Any
 # other error may pass, and must not look like a change.
 _OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_HYDRA_CONFIG = f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}"
+_CONFIGS = (_HYDRA_CONFIG, paths.CONFIG_NAME)  # in one folder, Hydra's own record wins
+_SHARED_NAMES = frozenset((paths.CONFIG_NAME, *paths.SETTINGS_NAMES))
 _BESIDE = (*paths.OTHER_SIDECAR_ENDS, *paths.OWN_CONFIG_ENDS)
 
 
@@ -41,29 +45,29 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     is_folder: bool = False
     has_hard_links: bool = False  # hard links: writing under one name changes the others without an event
 
-    def path_to_read(self, key: str) -> str:
+    def path_to_read(self, key: Key) -> RelPath:
         """Return the path, relative to the root, of what has to be opened: a link's target, else the checkpoint."""
-        return paths.to_path(key if self.stamp.link_target is None else self.stamp.link_target)
+        return paths.to_path(key if self.stamp.link_target is None else Key(self.stamp.link_target))
 
 
 class Snapshot(NamedTuple):
     """The checkpoints in some places, at about one moment."""
 
-    found: dict[str, Found]  # by key
-    orphans: dict[str, Fingerprint]  # sidecars without a checkpoint, by the key that the checkpoint would have
-    unseen: dict[str, str]  # paths that could not be looked at -> why; what is known of them still stands
-    temporaries: list[str]  # our own unfinished files, from a run that was killed
+    found: dict[Key, Found]
+    orphans: dict[Key, Fingerprint]  # sidecars without a checkpoint, by the key that the checkpoint would have
+    unseen: dict[RelPath, str]  # paths that could not be looked at -> why; what is known of them still stands
+    temporaries: list[RelPath]  # our own unfinished files, from a run that was killed
     folders: int  # how many were listed
 
 
 def scan(
     root: str,
-    places: Collection[str] = ("",),
+    places: Collection[RelPath] = (paths.ROOT,),
     suffixes: tuple[str, ...] = paths.SUFFIXES,
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Snapshot:
-    """Scan *places* (paths relative to *root*, ``os.fsdecode``d) and everything below them.
+    """Scan *places* and everything below them.
 
     What ends in one of *suffixes* is a checkpoint. *should_stop* is asked before each folder and each place.
 
@@ -79,9 +83,9 @@ def scan(
     return Snapshot(walk.found, walk.orphans, walk.unseen, walk.temporaries, walk.folders)
 
 
-def _outermost(places: Collection[str]) -> list[str]:
+def _outermost(places: Collection[RelPath]) -> list[RelPath]:
     """Leave out the places that stand below another one."""
-    kept: list[str] = []
+    kept: list[RelPath] = []
     for place in sorted(places):
         if not kept or not paths.is_below(place, kept[-1]):
             kept.append(place)
@@ -92,8 +96,9 @@ def _outermost(places: Collection[str]) -> list[str]:
 class _Around(NamedTuple):
     """What the folders above a checkpoint say of it."""
 
-    config: tuple[str, Fingerprint] | None = None  # as in the stamp
-    runs: Mapping[str, dict[str, list[str]]] = MappingProxyType({})  # folder -> what ``list_runs`` gives of it
+    config: tuple[Key, Fingerprint] | None = None  # as in the stamp
+    settings: tuple[Key, Fingerprint] | None = None  # what stands for it where there is none
+    runs: Mapping[RelPath, dict[str, list[RelPath]]] = MappingProxyType({})  # folder -> what ``list_runs`` gives of it
 
 
 class _Walk:
@@ -103,18 +108,18 @@ class _Walk:
         self.suffixes = suffixes
         self.sidecar_ends = tuple(suffix + paths.SIDECAR_SUFFIX for suffix in suffixes)
         self.real_root = os.path.realpath(root)
-        self.found: dict[str, Found] = {}
-        self.orphans: dict[str, Fingerprint] = {}
-        self.unseen: dict[str, str] = {}
-        self.temporaries: list[str] = []
+        self.found: dict[Key, Found] = {}
+        self.orphans: dict[Key, Fingerprint] = {}
+        self.unseen: dict[RelPath, str] = {}
+        self.temporaries: list[RelPath] = []
         self.folders = 0
-        self.arounds: dict[str, _Around] = {}  # of places in a folder, by that folder
-        self.runs: dict[str, wandb.RunStat | None] = {}  # by their oldest folder
+        self.arounds: dict[RelPath, _Around] = {}  # of places in a folder, by that folder
+        self.runs: dict[RelPath, wandb.RunStat | None] = {}  # by their oldest folder
 
-    def look_at(self, place: str) -> None:
+    def look_at(self, place: RelPath) -> None:
         self._check_stop()
         if place == "":
-            self._folder("", _Around())
+            self._folder(place, _Around())
             return
         is_checkpoint = paths.is_checkpoint(posixpath.basename(place), self.suffixes)
         try:
@@ -132,20 +137,19 @@ class _Walk:
         elif status is not None and stat.S_ISDIR(status.st_mode):
             self._folder(place, around)
 
-    def _folder(self, folder: str, around: _Around) -> None:
+    def _folder(self, folder: RelPath, around: _Around) -> None:
         """List *folder* and those below, depth first, without recursion."""
         waiting = [(folder, around)]
         while waiting:
             self._check_stop()
             folder, around = waiting.pop()
-            config = around.config
             self.folders += 1
+            named: set[str] = set()  # configurations and settings
             checkpoints: list[tuple[str, os.stat_result]] = []
             sidecars: dict[str, Fingerprint] = {}
             beside: dict[str, Fingerprint] = {}  # files that are about the checkpoint of the same stem
             alike: set[str] = set()  # names that may be checkpoints, by whatever suffix
             inner: list[str] = []
-            prefix = f"{folder}/" if folder else ""
             try:
                 with os.scandir(f"{self.root}/{folder}") as entries:
                     for entry in entries:
@@ -166,34 +170,43 @@ class _Walk:
                         elif name.endswith(_BESIDE):
                             if (status := _lstat(entry)) is not None and stat.S_ISREG(status.st_mode):
                                 beside[name] = fingerprint_of(status)
-                        elif name == paths.CONFIG_NAME and not wandb.is_own_file(prefix + name):
-                            config = self._config_at(prefix + name) or config
+                        elif name in _SHARED_NAMES:
+                            named.add(name)
                         elif paths.is_temporary(name):
-                            self.temporaries.append(prefix + name)
-                if paths.HYDRA_FOLDER in inner:
-                    config = self._config_at(f"{prefix}{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}") or config
-                if wandb.FOLDER in inner:
-                    around = _Around(config, {**around.runs, folder: wandb.list_runs(self.root, folder)})
-                elif config is not around.config:
-                    around = _Around(config, around.runs)
+                            self.temporaries.append(paths.join(folder, name))
+                around = self._inside(folder, around, named, inner)
+                config = around.config or around.settings
             except OSError as error:
                 if error.errno not in _GONE or not folder:
                     self._note_unseen(folder, error)
                 continue
             for name, status in checkpoints:
+                path = paths.join(folder, name)
                 sidecar = sidecars.pop(name, None)
                 if stat.S_ISREG(status.st_mode) and not around.runs and not beside:
                     # Nearly all are so, and what `_checkpoint` does more costs as much again as the system's stat.
                     stamp = Stamp(fingerprint_of(status), None, sidecar, config)
-                    self.found[paths.to_key(prefix + name)] = Found(stamp, None, False, status.st_nlink > 1)
+                    self.found[paths.to_key(path)] = Found(stamp, None, False, status.st_nlink > 1)
                 else:
-                    self._checkpoint(prefix + name, status, sidecar, around, (beside, alike))
-            self.orphans.update((paths.to_key(prefix + name), print_) for name, print_ in sidecars.items())
-            waiting += [(prefix + name, around) for name in inner]
+                    self._checkpoint(path, status, sidecar, around, (beside, alike))
+            self.orphans.update((paths.to_key(paths.join(folder, name)), print_) for name, print_ in sidecars.items())
+            waiting += [(paths.join(folder, name), around) for name in inner]
+
+    def _inside(self, folder: RelPath, around: _Around, named: set[str], inner: list[str]) -> _Around:
+        """Return what is around the checkpoints in *folder*, given its configurations and the folders in it."""
+        if paths.HYDRA_FOLDER in inner:
+            named.add(_HYDRA_CONFIG)
+        if named:
+            config = self._first_of(folder, _CONFIGS, named) or around.config
+            settings = self._first_of(folder, paths.SETTINGS_NAMES, named) or around.settings
+            around = around._replace(config=config, settings=settings)
+        if wandb.FOLDER in inner:
+            around = around._replace(runs={**around.runs, folder: wandb.list_runs(self.root, folder)})
+        return around
 
     def _checkpoint(
         self,
-        path: str,
+        path: RelPath,
         status: os.stat_result,
         sidecar: Fingerprint | None,
         around: _Around,
@@ -202,7 +215,8 @@ class _Walk:
         """Add one checkpoint; *listed* is what its folder's listing had: what stands beside it, and what is alike."""
         try:
             run = self._run(path, around)
-            config = self._own_config(path, None if listed is None else listed[0]) or around.config
+            own = self._own_config(path, None if listed is None else listed[0])
+            config = own or around.config or around.settings
             other = self._other_sidecar(path, listed)
             stamp = Stamp(fingerprint_of(status), None, sidecar, config, run, other)
             self.found[paths.to_key(path)] = self._found(path, status, stamp)
@@ -211,7 +225,7 @@ class _Walk:
         except OSError as error:
             self._note_unseen(path, error)
 
-    def _own_config(self, path: str, beside: Mapping[str, Fingerprint] | None) -> tuple[str, Fingerprint] | None:
+    def _own_config(self, path: RelPath, beside: Mapping[str, Fingerprint] | None) -> tuple[Key, Fingerprint] | None:
         """Find the configuration of this one checkpoint, which stands beside it."""
         for candidate in paths.own_config_paths(path, self.suffixes):
             if beside is None:
@@ -224,7 +238,7 @@ class _Walk:
         return None
 
     def _other_sidecar(
-        self, path: str, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None
+        self, path: RelPath, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None
     ) -> OtherSidecar | None:
         """Find the sidecar that another program wrote under its own name."""
         for candidate in paths.other_sidecar_paths(path, self.suffixes):
@@ -239,7 +253,7 @@ class _Walk:
                 return OtherSidecar(paths.to_key(candidate), found, is_by_stem and self._is_shared(path, listed))
         return None
 
-    def _is_shared(self, path: str, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None) -> bool:
+    def _is_shared(self, path: RelPath, listed: tuple[Mapping[str, Fingerprint], Collection[str]] | None) -> bool:
         """Return whether something else of the same stem may be a checkpoint, too."""
         stem = paths.stem_of(path, self.suffixes)
         others = {stem + suffix for suffix in (*paths.KNOWN_SUFFIXES, *self.suffixes)} - {path}
@@ -247,7 +261,7 @@ class _Walk:
             return any(posixpath.basename(other) in listed[1] for other in others)
         return any(_lstat_at(f"{self.root}/{other}", _OUT_OF_REACH) is not None for other in others)
 
-    def _found(self, path: str, status: os.stat_result, stamp: Stamp) -> Found:
+    def _found(self, path: RelPath, status: os.stat_result, stamp: Stamp) -> Found:
         if stat.S_ISREG(status.st_mode):
             return Found(stamp, has_hard_links=status.st_nlink > 1)
         if stat.S_ISLNK(status.st_mode):
@@ -257,7 +271,7 @@ class _Walk:
         kind = "FIFO" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
         return Found(stamp, ("not-a-file", f"this is a {kind}"))
 
-    def _link(self, path: str, stamp: Stamp) -> Found:
+    def _link(self, path: RelPath, stamp: Stamp) -> Found:
         """Follow a link, of which *stamp* knows what is around it, as far as the tree goes."""
         full = f"{self.root}/{path}"
         try:
@@ -273,9 +287,9 @@ class _Walk:
             return Found(stamp, ("io-error", reason_of(error)))
         if not real.startswith(self.real_root.rstrip("/") + "/"):
             return Found(
-                replace(stamp, link_target=paths.to_key(written)), ("link-outside", "the link leaves the outputs root")
+                replace(stamp, link_target=paths.to_text(written)), ("link-outside", "the link leaves the outputs root")
             )
-        inside = os.path.relpath(real, self.real_root)
+        inside = RelPath(os.path.relpath(real, self.real_root))
         stamp = replace(stamp, fingerprint=fingerprint_of(target), link_target=paths.to_key(inside))
         if stat.S_ISDIR(target.st_mode):
             if paths.is_below(path, inside):  # its sidecar would be one of its files, and change it with each writing
@@ -285,11 +299,11 @@ class _Walk:
             return Found(stamp, ("not-a-file", "the link's target is no regular file"))
         return Found(stamp)
 
-    def _stat_sidecar(self, path: str) -> Fingerprint | None:
+    def _stat_sidecar(self, path: RelPath) -> Fingerprint | None:
         status = _lstat_at(f"{self.root}/{paths.sidecar_path(path)}", _OUT_OF_REACH)
         return None if status is None else fingerprint_of(status)
 
-    def _around(self, place: str) -> _Around:
+    def _around(self, place: RelPath) -> _Around:
         above = paths.ancestors(place)
         if above[0] in self.arounds:  # a burst leaves hints for many files of one folder
             return self.arounds[above[0]]
@@ -298,15 +312,20 @@ class _Walk:
             # Asked first, because it is rarely there, and to be told so by opening it takes ten times as long.
             if _lstat_at(f"{self.root}/{folder}/{wandb.FOLDER}", _OUT_OF_REACH) is not None:
                 runs[folder] = wandb.list_runs(self.root, folder)
-        around = _Around(self._config_above(above), {folder: found for folder, found in runs.items() if found})
+        around = _Around(
+            self._nearest(above, _CONFIGS),
+            self._nearest(above, paths.SETTINGS_NAMES),
+            {folder: found for folder, found in runs.items() if found},
+        )
         self.arounds[above[0]] = around
         return around
 
-    def _run(self, path: str, around: _Around) -> tuple[str, Fingerprint] | None:
+    def _run(self, path: RelPath, around: _Around) -> tuple[Key, Fingerprint] | None:
         """Find the Weights & Biases run that the checkpoint belongs to, as far as names tell."""
         if not around.runs:
             return None
-        home = None if around.config is None else paths.subject_of(paths.to_path(around.config[0]))
+        config = around.config or around.settings
+        home = None if config is None else paths.subject_of(paths.to_path(config[0]))
         folders = wandb.find_run(path, around.runs, home=home)
         if not folders:
             return None
@@ -315,17 +334,25 @@ class _Walk:
         status = self.runs[folders[0]]
         return None if status is None else (paths.to_key(folders[0]), status.fingerprint)
 
-    def _config_above(self, above: list[str]) -> tuple[str, Fingerprint] | None:
-        """Find the nearest configuration in the folders *above*; in one folder, Hydra's own record wins."""
-        for folder in above:
-            prefix = f"{folder}/" if folder else ""
-            for name in (f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}", paths.CONFIG_NAME):
-                config = None if wandb.is_own_file(prefix + name) else self._config_at(prefix + name)
-                if config is not None:
-                    return config
+    def _nearest(self, above: list[RelPath], names: Sequence[str]) -> tuple[Key, Fingerprint] | None:
+        """Find the nearest file of these names in the folders *above*; in one folder, the first of the names wins."""
+        return next((found for folder in above if (found := self._first_of(folder, names)) is not None), None)
+
+    def _first_of(
+        self, folder: RelPath, names: Sequence[str], listed: Collection[str] | None = None
+    ) -> tuple[Key, Fingerprint] | None:
+        """Find the first of *names* that is a file in *folder*; only those that are *listed* are looked for."""
+        for name in names:
+            if listed is None or name in listed:
+                found = self._shared_config_at(paths.join(folder, name))
+                if found is not None:
+                    return found
         return None
 
-    def _config_at(self, path: str) -> tuple[str, Fingerprint] | None:
+    def _shared_config_at(self, path: RelPath) -> tuple[Key, Fingerprint] | None:
+        return None if wandb.is_own_file(path) else self._config_at(path)
+
+    def _config_at(self, path: RelPath) -> tuple[Key, Fingerprint] | None:
         status = _lstat_at(f"{self.root}/{path}", _OUT_OF_REACH)
         if status is None or not stat.S_ISREG(status.st_mode):
             return None
@@ -335,11 +362,11 @@ class _Walk:
         if self.should_stop():
             raise ScanStopped(root=self.root)
 
-    def _note_unseen(self, path: str, error: OSError) -> None:
+    def _note_unseen(self, path: RelPath, error: OSError) -> None:
         self.unseen[path] = reason_of(error)
 
 
-def fingerprint_of_folder(root: str, path: str) -> Fingerprint:
+def fingerprint_of_folder(root: str, path: RelPath) -> Fingerprint:
     """Sum up a checkpoint that is a folder: bytes of its files, the newest time in it, its inode.
 
     Raises:
@@ -359,7 +386,7 @@ def fingerprint_of_folder(root: str, path: str) -> Fingerprint:
                         continue
                     newest = max(newest, inner.st_mtime_ns)
                     if stat.S_ISDIR(inner.st_mode):
-                        waiting.append(f"{folder}/{entry.name}")
+                        waiting.append(paths.join(folder, entry.name))
                     else:
                         size += inner.st_size
         except OSError:
@@ -392,6 +419,6 @@ def _lstat_at(full: str, absent: Collection[int] = _GONE) -> os.stat_result | No
 
 def _readable_link(full: str) -> str | None:
     try:
-        return paths.to_key(os.readlink(full))
+        return paths.to_text(os.readlink(full))
     except OSError:
         return None

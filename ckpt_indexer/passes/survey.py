@@ -9,19 +9,20 @@ from ckpt_indexer.index.reader import read_index
 from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.passes.reconcile import Plan, reconcile
 from ckpt_indexer.passes.scan import Found, scan
-from ckpt_indexer.paths import SUFFIXES
+from ckpt_indexer.paths import SUFFIXES, Key
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry
+    from ckpt_indexer.paths import RelPath
 
 
 class Survey(NamedTuple):
     """What is on disk, and what the index would have to change."""
 
-    found: dict[str, Found]
+    found: dict[Key, Found]
     plan: Plan
-    entries: dict[str, Entry]  # what the index says now
-    unseen: dict[str, str]
+    entries: dict[Key, Entry]  # what the index says now
+    unseen: dict[RelPath, str]
 
 
 def survey(root: str, *, must_exist: bool = False, suffixes: tuple[str, ...] | None = None) -> Survey:
@@ -32,10 +33,11 @@ def survey(root: str, *, must_exist: bool = False, suffixes: tuple[str, ...] | N
         OSError: the root cannot be listed.
 
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[Key, Entry] = {}
     try:
         index = read_index(root)
-        entries, suffixes = index.entries, suffixes or index.suffixes
+        entries = {Key(key): entry for key, entry in index.entries.items()}
+        suffixes = suffixes or index.suffixes
     except IndexMissing:
         if must_exist:
             raise

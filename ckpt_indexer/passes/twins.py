@@ -16,6 +16,7 @@ from ckpt_indexer.model import TwinScore, to_float
 
 if TYPE_CHECKING:
     from ckpt_indexer.model import Entry, Monitor
+    from ckpt_indexer.paths import Key
 
 _Group = tuple[str, str, int | None]  # experiment, what they have in common, step
 SAME_SCORE = 1e-3  # relative: a score that was read from a file's name is rounded
@@ -26,24 +27,24 @@ class _Lacking(NamedTuple):
     """A checkpoint without a score of its own."""
 
     metric: str | None  # that it was selected by, as far as it says itself
-    given: tuple[str, str, object] | None  # key, metric and value of the score that it has from a twin
+    given: tuple[Key, str, object] | None  # key, metric and value of the score that it has from a twin
 
 
 class _Members:
     """The twins of one group."""
 
     def __init__(self) -> None:
-        self.scored: dict[str, Monitor] = {}  # key -> its own score
-        self.lacking: dict[str, _Lacking] = {}
+        self.scored: dict[Key, Monitor] = {}  # key -> its own score
+        self.lacking: dict[Key, _Lacking] = {}
 
 
 class Twins:
     """The usable entries that have an identity, grouped by it."""
 
     def __init__(self) -> None:
-        self._group_of: dict[str, _Group] = {}
+        self._group_of: dict[Key, _Group] = {}
         self._groups: dict[_Group, _Members] = {}
-        self._asked: dict[str, object] = {}  # key -> the score for which it was last named as stale: once is enough
+        self._asked: dict[Key, object] = {}  # key -> the score for which it was last named as stale: once is enough
 
     def add(self, entry: Entry) -> None:
         """Record an entry as it is now."""
@@ -65,7 +66,7 @@ class Twins:
             members.lacking[entry.path] = _Lacking(own, given)
         self._group_of[entry.path] = group
 
-    def note(self, entry: Entry) -> list[str]:
+    def note(self, entry: Entry) -> list[Key]:
         """Record an entry as it is now; return the keys of twins whose score is another one because of it."""
         before = self._group_of.get(entry.path)
         self.add(entry)
@@ -74,12 +75,12 @@ class Twins:
             self._asked.pop(entry.path, None)
         return [key for group in {before, after} - {None} for key in self._stale(group)]
 
-    def forget(self, key: str) -> list[str]:
+    def forget(self, key: Key) -> list[Key]:
         """Drop a checkpoint that is gone; return the keys of twins whose score is another one because of it."""
         self._asked.pop(key, None)
         return self._stale(self._drop(key))
 
-    def stale(self) -> list[str]:
+    def stale(self) -> list[Key]:
         """Return the keys of all twins that do not have the score that they should."""
         return [key for group in self._groups for key in self._stale(group)]
 
@@ -89,7 +90,7 @@ class Twins:
         self._groups.clear()
         self._asked.clear()
 
-    def score_for(self, key: str) -> TwinScore | None:
+    def score_for(self, key: Key) -> TwinScore | None:
         """Return the score that the twins of the checkpoint at *key* agree on, under the metric it was selected by."""
         group = self._group_of.get(key)
         members = None if group is None else self._groups[group]
@@ -108,7 +109,7 @@ class Twins:
             return None
         return max(scores, key=lambda score: len(str(score.monitor.value)))  # the one that was rounded least
 
-    def _stale(self, group: _Group | None) -> list[str]:
+    def _stale(self, group: _Group | None) -> list[Key]:
         members = None if group is None else self._groups.get(group)
         if members is None:
             return []
@@ -123,7 +124,7 @@ class Twins:
                     found.append(key)
         return found
 
-    def _drop(self, key: str) -> _Group | None:
+    def _drop(self, key: Key) -> _Group | None:
         group = self._group_of.pop(key, None)
         if group is not None:
             members = self._groups[group]

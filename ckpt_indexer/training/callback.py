@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.paths import RelPath
 
 _LIGHTNING_MARK = "pytorch-lightning_version"  # in every checkpoint that Lightning dumps, and in no bare state dict
 
@@ -82,7 +83,7 @@ class MetadataCallback(Callback):  # type: ignore[misc]
         self._facts = RunFacts(Places(self.outputs_dir), self._hydra_config)
         self._writer: Writer | None = None
         self._is_running = False
-        self._changed: dict[str, Fingerprint | None] = {}  # path in the root -> what stood there before
+        self._changed: dict[RelPath, Fingerprint | None] = {}  # what stood there before
         self._has_saved = False  # since the savers' own accounts were last read
 
     def __getstate__(self) -> dict[str, Any]:

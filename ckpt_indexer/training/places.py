@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ckpt_indexer import paths
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ class Places:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._folders: dict[str, str | None] = {}  # absolute -> relative to the root, None outside
+        self._folders: dict[str, RelPath | None] = {}  # absolute -> relative to the root, None outside
 
-    def relative(self, path: str | os.PathLike[str]) -> str | None:
+    def relative(self, path: str | os.PathLike[str]) -> RelPath | None:
         """Return a checkpoint's path relative to the root; ``None`` if it is outside, or no checkpoint's."""
         text = os.fspath(path)
         if "://" in text:
@@ -33,31 +34,34 @@ class Places:
         if folder not in self._folders:
             self._folders[folder] = below(os.path.realpath(self.root), os.path.realpath(folder))
         inside = self._folders[folder]
-        return None if inside is None else paths.subject_of(f"{inside}/{name}" if inside else name)
+        return None if inside is None else paths.subject_of(paths.join(inside, name))
 
     def config_of(self, folder: str | None, hydra_config: str | None) -> str | None:
-        """Return the key of the configuration of a run in *folder*: the nearest above, else *hydra_config*."""
+        """Return the key of the configuration of a run in *folder*: the nearest above, else *hydra_config*.
+
+        One outside the root has no key; its path is written as one.
+        """
         relative = None if folder is None else self.relative(os.path.join(folder, "x.ckpt"))
         for above in paths.ancestors(relative) if relative is not None else ():
             for name in (f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}", paths.CONFIG_NAME):
-                candidate = f"{above}/{name}" if above else name
+                candidate = paths.join(above, name)
                 full = os.path.join(self.root, candidate)
                 if os.path.isfile(full) and not os.path.islink(full):
                     return paths.to_key(candidate)
         if hydra_config is None or not os.path.isfile(hydra_config):
             return None
         inside = below(os.path.realpath(self.root), os.path.realpath(hydra_config))
-        return paths.to_key(hydra_config if inside is None else inside)
+        return paths.to_text(hydra_config) if inside is None else paths.to_key(inside)
 
 
-def below(folder: str, path: str) -> str | None:
+def below(folder: str, path: str) -> RelPath | None:
     """Return *path* relative to *folder*, ``None`` if it is not below it.
 
     >>> below("/a", "/a/b"), below("/a", "/a"), below("/a", "/ab"), below("/", "/a")
     ('b', '', None, 'a')
     """
     prefix = folder.rstrip("/") + "/"
-    return path[len(prefix) :] if f"{path}/".startswith(prefix) else None
+    return RelPath(path[len(prefix) :]) if f"{path}/".startswith(prefix) else None
 
 
 def stat(path: str | os.PathLike[str]) -> Fingerprint | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.paths import RelPath
 
 COALESCE_S = 0.25  # one commit for a burst of saves; a consumer may be 1 s behind
 RETRY_FIRST_S, RETRY_LAST_S = 0.1, 5.0  # between looks at a file that is not written, or not complete
@@ -58,19 +59,19 @@ class Writer:
         self._wake = (
             threading.Condition()
         )  # guards the three below; a signal handler may save, so its lock is reentrant
-        self._pending: dict[str, _Pending] = {}
-        self._seen: dict[str, None] = {}  # everything there was to look at, for the last look
+        self._pending: dict[RelPath, _Pending] = {}
+        self._seen: dict[RelPath, None] = {}  # everything there was to look at, for the last look
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name="ckpt-indexer", daemon=True)
         self._thread.start()
 
-    def submit(self, changed: Mapping[str, Fingerprint | None]) -> None:
+    def submit(self, changed: Mapping[RelPath, Fingerprint | None]) -> None:
         with self._wake:
             for path, before in changed.items():
                 if before == ANYTHING and path in self._pending:
                     continue  # it is waited for until it is written, which nobody says again
                 if len(self._pending) >= PENDING_MAX:
-                    path, before = path.rpartition("/")[0], ANYTHING  # noqa: PLW2901
+                    path, before = paths.split(path)[0], ANYTHING  # noqa: PLW2901
                 self._pending[path] = _pending(before, time.monotonic() + COALESCE_S)
                 if len(self._seen) < PENDING_MAX:
                     self._seen[path] = None
@@ -99,7 +100,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - told by the callback, as the one warning
             self._fail(error)
 
-    def _take(self) -> tuple[dict[str, _Pending], bool]:
+    def _take(self) -> tuple[dict[RelPath, _Pending], bool]:
         """Wait until something is due, or the end has come."""
         with self._wake:
             while not self._is_ending:
@@ -118,7 +119,7 @@ class Writer:
                 del self._pending[path]
             return taken, False
 
-    def _index(self, indexer: Indexer, taken: Mapping[str, _Pending]) -> None:
+    def _index(self, indexer: Indexer, taken: Mapping[RelPath, _Pending]) -> None:
         is_written = {path for path, each in taken.items() if stat(os.path.join(self._root, path)) != each.before}
         places = set(taken) if self._is_ending else is_written
         try:
@@ -136,7 +137,7 @@ class Writer:
                 before = before if path not in is_written else ANYTHING
                 self._pending[path] = _Pending(before, retry.failed(time.monotonic()), retry)
 
-    def _check(self, indexer: Indexer, places: Collection[str]) -> None:
+    def _check(self, indexer: Indexer, places: Collection[RelPath]) -> None:
         """Notice what the entries say about our own work: the sidecars, and the reader."""
         for path in places:
             raw = indexer.store.entries.get(paths.to_key(path))
@@ -156,7 +157,7 @@ class Writer:
                     parse_sidecar(parse_yaml(file.read(YAML_MAX + 1)))
 
 
-def _status(indexer: Indexer, path: str) -> str | None:
+def _status(indexer: Indexer, path: RelPath) -> str | None:
     return indexer.known.statuses.get(paths.to_key(path))
 
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 from filelock import Timeout, lock_descriptor, unlock_descriptor
 
 from ckpt_indexer.errors import NotRegularFile, RootUnusable, reason_of
-from ckpt_indexer.paths import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from ckpt_indexer.paths import ROOT, TEMPORARY_PREFIX, TEMPORARY_SUFFIX, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ckpt_indexer.model import Fingerprint
+    from ckpt_indexer.paths import RelPath
 
 LOCK_POLL_S = 0.005  # a commit takes milliseconds
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -64,7 +65,7 @@ def check_root(root: str) -> None:
 
 
 @contextlib.contextmanager
-def opened_folder(root: str | os.PathLike[str] | int, folder: str) -> Iterator[int]:
+def opened_folder(root: str | os.PathLike[str] | int, folder: RelPath) -> Iterator[int]:
     """Return a descriptor of *folder* (relative to *root*, a path or a descriptor; POSIX), one component at a time.
 
     The root itself may be a link; below it, a link anywhere raises ``OSError``: a folder that was swapped for a link
@@ -83,7 +84,7 @@ def opened_folder(root: str | os.PathLike[str] | int, folder: str) -> Iterator[i
 
 
 @contextlib.contextmanager
-def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
+def opened_file(root: str | os.PathLike[str], path: RelPath) -> Iterator[int]:
     """Return a read-only descriptor of the regular file at *path* (relative to *root*, POSIX).
 
     Raises:
@@ -91,7 +92,7 @@ def opened_file(root: str | os.PathLike[str], path: str) -> Iterator[int]:
         OSError: it cannot be opened, or a link stands in the way.
 
     """
-    folder, _, name = path.rpartition("/")
+    folder, name = split(path)
     with opened_folder(root, folder) as folder_fd, opened_at(folder_fd, name) as fd:
         yield fd
 
@@ -131,7 +132,7 @@ def locked_folder(root: str | os.PathLike[str], lock_name: str, *, timeout_s: fl
     """
     deadline = time.monotonic() + timeout_s
     path = os.path.join(root, lock_name)
-    with opened_folder(root, "") as fd:
+    with opened_folder(root, ROOT) as fd:
         try:
             while (lock := _locked_at(fd, lock_name)) is None:
                 if time.monotonic() >= deadline:
@@ -213,14 +214,14 @@ def replace_file(folder_fd: int, name: str, data: bytes | Iterable[bytes], *, du
     return fingerprint
 
 
-def remove_temporary(root: str | os.PathLike[str], path: str, *, age_max_s: float = 3600) -> bool:
+def remove_temporary(root: str | os.PathLike[str], path: RelPath, *, age_max_s: float = 3600) -> bool:
     """Remove one of our temporary files if whoever made it is gone; say whether it was removed.
 
     The maker's process id is in the name. On another machine or in another container it says nothing, so a file that
     seems to be in use is removed all the same once it is *age_max_s* old: writing one takes milliseconds. One that
     this process gave up, and could not remove then, goes at once.
     """
-    folder, _, name = path.rpartition("/")
+    folder, name = split(path)
     pid = name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
     try:
         with opened_folder(root, folder) as fd:

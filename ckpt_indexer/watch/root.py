@@ -13,6 +13,7 @@ from filelock import Timeout
 
 from ckpt_indexer import paths
 from ckpt_indexer.errors import DaemonRunning, RootUnusable, reason_of
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.tree.local import locked_folder
 
 LOCK_GRACE_S = 0.5  # `status` holds the lock for a moment to see whether anybody else does
@@ -58,14 +59,14 @@ class LockedRoot:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def names(self) -> list[str]:
+    def names(self) -> list[RelPath]:
         """Return the names in the root, none where it cannot be listed: the scan that follows reports that."""
         try:
-            return os.listdir(self.path)
+            return [*map(RelPath, os.listdir(self.path))]
         except OSError:
             return []
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: RelPath) -> None:
         """Remove a file of the root, if it is there and may be removed."""
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self.path, name))

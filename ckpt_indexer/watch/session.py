@@ -33,6 +33,7 @@ from ckpt_indexer.watch.state import StateKeeper
 
 if TYPE_CHECKING:
     from ckpt_indexer.passes.scan import Snapshot
+    from ckpt_indexer.paths import RelPath
     from ckpt_indexer.settings import Settings
     from ckpt_indexer.watch.daemon import Daemon
 
@@ -166,7 +167,7 @@ class Follower:
         self._finish_turn()
         return True
 
-    def _without_cookies(self, hints: set[str]) -> set[str]:
+    def _without_cookies(self, hints: set[RelPath]) -> set[RelPath]:
         """Return the hints that are no cookies, and add those that are to the barriers."""
         cookies = set(filter(is_cookie, hints))
         places = hints - cookies
@@ -175,7 +176,7 @@ class Follower:
         self._barriers.add(cookies)
         return places
 
-    def _places(self, hinted: set[str]) -> set[str]:
+    def _places(self, hinted: set[RelPath]) -> set[RelPath]:
         """Return what must be scanned now, *hinted* places among it."""
         places = hinted | self._observer.check() | self._indexer.pop_due_retries() | self._check_index()
         for run_id in self._runs.drain():
@@ -189,7 +190,7 @@ class Follower:
             return self._indexer.pop_renewals(RENEWED_AT_ONCE)
         return places
 
-    def _check_index(self) -> set[str]:
+    def _check_index(self) -> set[RelPath]:
         """Read what somebody else wrote into the index's file; return the places to scan because of it.
 
         One ``stat`` while the file is the one that we know. A writer that takes no lock may have put an old one back:
@@ -214,7 +215,7 @@ class Follower:
         check_s = INDEX_CHECK_S if self.keeper.is_polling else ROOT_CHECK_S
         return max(0.0, min(due_s - time.monotonic(), self._indexer.retry_due_s(), check_s))
 
-    def _scan(self, places: set[str]) -> None:
+    def _scan(self, places: set[RelPath]) -> None:
         started_s = time.monotonic()
         is_pass = EVERYTHING in places
         if is_pass:
@@ -321,7 +322,7 @@ class Follower:
         if times:
             log.warning("index_overwritten", generation=store.overwritten_by, known=store.generation, times=times)
 
-    def _report_unseen(self, unseen: dict[str, str]) -> None:
+    def _report_unseen(self, unseen: dict[RelPath, str]) -> None:
         path, reason = next(iter(unseen.items()))
         more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
         message = f"{to_key(path) or '.'} cannot be looked at: {reason}{more}"

@@ -90,7 +90,7 @@ class StateKeeper:
 
 def _write_state(root: str, state: DaemonState) -> bool:
     """Write the state beside the index, or remove the old one; return whether it is there."""
-    with contextlib.suppress(OSError), opened_folder(root, "") as folder:
+    with contextlib.suppress(OSError), opened_folder(root, paths.ROOT) as folder:
         try:
             replace_file(folder, paths.DAEMON_STATE_NAME, msgspec.json.encode(state) + b"\n", durable=False)
         except OSError:

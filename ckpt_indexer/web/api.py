@@ -98,7 +98,7 @@ class Api:
         self.index = FollowedIndex(root)
         self.traffic = Traffic(streams_max)
         self._sidecars = Sidecars(root)
-        self._folder = paths.to_key(os.path.abspath(root))
+        self._folder = paths.to_text(os.path.abspath(root))
         self._name = self._folder.rpartition("/")[2]
         self._has_older = older
         self._running: Refresher | None = None

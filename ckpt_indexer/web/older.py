@@ -75,7 +75,7 @@ def record_of(entry: Entry, folder: str) -> OlderRecord:
 def encode_record(raw: msgspec.Raw, folder: str) -> bytes | None:
     """Write an encoded entry's record; ``None`` for a checkpoint that cannot be used."""
     entry = codec.decode_entry(raw)
-    return msgspec.json.encode(record_of(entry, folder)) if entry.status == "ok" else None
+    return msgspec.json.encode(record_of(entry, folder)) if entry.is_usable else None
 
 
 def encode_list(table: Table, rows: Rows, folder: str, limit: int | None) -> bytes:

@@ -13,6 +13,7 @@ from ckpt_indexer import paths
 from ckpt_indexer.tree.local import opened_file
 
 if TYPE_CHECKING:
+    from ckpt_indexer.paths import Key
     from ckpt_indexer.sandbox.owner import Reader
 
 
@@ -24,7 +25,7 @@ class Sidecars:
         self._reader: Reader | None = None
         self._lock = threading.Lock()
 
-    def read(self, metadata_file: str | None) -> dict[str, Any] | None:
+    def read(self, metadata_file: Key | None) -> dict[str, Any] | None:
         """Return a sidecar's document; ``None`` where there is none that can be read."""
         if metadata_file is None or not is_inside(metadata_file):
             return None

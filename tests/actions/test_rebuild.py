@@ -11,7 +11,7 @@ from ckpt_indexer import read_index
 from ckpt_indexer.actions.rebuild import Rebuild, apply, plan, run_pass
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.passes.indexer import Indexer
-from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME, RelPath
 from ckpt_indexer.settings import Settings
 from tests.process import encoded, put
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_interrupted_keeps_what_it_committed(tree: Path, monkeypat
         return committed[-1]
 
     (tree / INDEX_NAME).unlink(missing_ok=True)
-    run_pass(str(tree), Settings(), (f"{FOLDER}/e0.ckpt",))  # so that there is an index
+    run_pass(str(tree), Settings(), (RelPath(f"{FOLDER}/e0.ckpt"),))  # so that there is an index
     monkeypatch.setattr(Indexer, "commit", noted)
     with pytest.raises(KeyboardInterrupt):
         apply(request(tree))
@@ -118,5 +118,5 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_pass_over_one_place_leaves_the_others_alone(tree: Path) -> None:
-    run_pass(str(tree), Settings(), (f"{FOLDER}/e0.ckpt",))
+    run_pass(str(tree), Settings(), (RelPath(f"{FOLDER}/e0.ckpt"),))
     assert sorted(read_index(tree).entries) == [f"{FOLDER}/e0.ckpt"]

@@ -23,6 +23,7 @@ import watchfiles
 from watchdog.observers.inotify_c import InotifyConstants, inotify_add_watch, inotify_init
 
 from ckpt_indexer import paths, read_index
+from ckpt_indexer.paths import RelPath
 from tests.benchmarks.inputs import make_tree
 from tests.benchmarks.measure import figure_of, pause
 from tests.benchmarks.reading import read_floor
@@ -123,13 +124,13 @@ def _measure(
             saved.append(path)
     for path in saved:  # the next daemon's first pass takes them out of the index
         path.unlink()
-        path.with_name(paths.sidecar_path(path.name)).unlink(missing_ok=True)
+        path.with_name(paths.sidecar_path(RelPath(path.name))).unlink(missing_ok=True)
     return seconds
 
 
 def _is_readable(root: Path, path: Path) -> bool:
     """Say whether the index has the checkpoint, and has all of it: one that is being written may stand there, too."""
-    entry = read_index(root).entries.get(paths.to_key(str(path.relative_to(root))))
+    entry = read_index(root).entries.get(paths.to_key(RelPath(str(path.relative_to(root)))))
     return entry is not None and entry.status == "ok"
 
 

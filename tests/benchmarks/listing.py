@@ -160,7 +160,7 @@ def _entry(number: int) -> Entry:
     chance = random.Random(number)
     experiment, hmean = f"experiment_{number // 20:05}", chance.random()
     key = f"{experiment}/checkpoints/epoch={number % 20}-step={100 * number}-hmean={hmean:.4f}.ckpt"
-    place = place_of(key)
+    place = place_of(Key(key))
     names = ("val/precision", "val/recall", "val/loss", "train/loss")
     return Entry(
         path=Key(key), experiment=place.experiment, name=place.name, size_bytes=97_600_000,
@@ -168,9 +168,10 @@ def _entry(number: int) -> Entry:
         format="torch-zip", epoch=number % 20, global_step=100 * number,
         metrics={"val/hmean": hmean, **{name: chance.random() for name in names}},
         monitor=Monitor("val/hmean", "max", hmean), architecture="ocrmodel", encoder="mobilenetv3_small_050",
-        parameters=8_100_000, lightning_version="2.5.5", metadata_file=key + SIDECAR_SUFFIX,
+        parameters=8_100_000, lightning_version="2.5.5", metadata_file=Key(key + SIDECAR_SUFFIX),
         metadata_source="checkpoint", metadata_fingerprint=(2_000, 1_760_881_011_000_000_000 + number, number),
-        config_path=f"{experiment}/.hydra/config.yaml", config_fingerprint=(3_000, 1_760_881_000_000_000_000, number),
+        config_path=Key(f"{experiment}/.hydra/config.yaml"),
+        config_fingerprint=(3_000, 1_760_881_000_000_000_000, number),
         content_id=f"{chance.getrandbits(128):032x}",
     )  # fmt: skip
 

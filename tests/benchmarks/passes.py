@@ -14,6 +14,7 @@ from watchdog.utils.dirsnapshot import DirectorySnapshot
 from ckpt_indexer import paths
 from ckpt_indexer.passes.reconcile import reconcile
 from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.paths import RelPath
 from tests.benchmarks.measure import side_by_side
 from tests.benchmarks.report import Row, at_most
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckpt_indexer.model import Stamp
+    from ckpt_indexer.paths import Key
 
 PER_EXPERIMENT = 5  # checkpoints, in two folders: the experiment's and its "checkpoints"
 FULL = 50_000  # checkpoints of the target: 20,000 folders
@@ -37,7 +39,7 @@ def run(scratch: Path, *, is_small: bool) -> list[Row]:
 def _pass(root: Path, count: int, rounds: int) -> Row:
     _make_tree(root, count)
     # From an earlier look, as the daemon's: equal to what is found, but not the same objects.
-    known: dict[str, Stamp | None] = {key: found.stamp for key, found in scan(str(root)).found.items()}
+    known: dict[Key, Stamp | None] = {key: found.stamp for key, found in scan(str(root)).found.items()}
     assert len(known) == count
 
     def ours() -> None:
@@ -74,7 +76,7 @@ def _make_tree(root: Path, count: int) -> None:
         for epoch in range(PER_EXPERIMENT):
             path = folder / f"epoch={epoch}-step={100 * epoch}.ckpt"
             path.touch()
-            path.with_name(paths.sidecar_path(path.name)).touch()
+            path.with_name(paths.sidecar_path(RelPath(path.name))).touch()
 
 
 def _floor(root: str) -> None:

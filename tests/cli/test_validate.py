@@ -25,7 +25,7 @@ from ckpt_indexer.health.check import LEVELS, Candidate, is_proven, merged, near
 from ckpt_indexer.health.results import Ledger
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.model import Health, Problem
-from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME, Key, RelPath
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.sandbox.torch_load import seconds_for
 from ckpt_indexer.tree.local import fingerprint_of
@@ -194,14 +194,14 @@ def test_what_others_write_meanwhile_is_kept_beside_the_result(tree: Path) -> No
     store.load()
     entry = read_index(tree).entries[key]
     health = Health(level="deep", checked_at="2026-01-01T00:00:00.000000Z", status="ok")
-    ledger.put(key, entry.fingerprint, health)
+    ledger.put(Key(key), entry.fingerprint, health)
     ledger.commit()
     store.load()
     changed = entry_in(tree, "e1.ckpt")
     changed.architecture = "theirs"
     store.commit([changed])
     later = Health(level="deep", checked_at="2026-01-02T00:00:00.000000Z", status="ok")
-    ledger.put(key, entry.fingerprint, later)
+    ledger.put(Key(key), entry.fingerprint, later)
     ledger.commit()
     found = entry_in(tree, "e1.ckpt")
     assert (found.architecture, found.health, ledger.trouble) == ("theirs", later, None)
@@ -209,7 +209,7 @@ def test_what_others_write_meanwhile_is_kept_beside_the_result(tree: Path) -> No
     changed.fingerprint = (1, 2, 3)
     store.load()
     store.commit([changed])
-    ledger.put(key, entry.fingerprint, health)
+    ledger.put(Key(key), entry.fingerprint, health)
     ledger.commit()
     assert entry_in(tree, "e1.ckpt").health == later
 
@@ -274,7 +274,7 @@ def test_results_that_are_young_enough_are_taken_over(tree: Path) -> None:
 def test_an_interrupted_run_is_taken_up_where_it_ended(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths: list[str] = []
 
-    def check(root: str, path: str, *rest: Any, **more: Any) -> Proof:
+    def check(root: str, path: RelPath, *rest: Any, **more: Any) -> Proof:
         if len(paths) == stop_after:
             raise KeyboardInterrupt
         paths.append(Path(path).name)
@@ -370,7 +370,7 @@ def test_a_digest_of_other_bytes_proves_nothing(tmp_path: Path) -> None:
     before = Health(level="deep", checked_at="2026-01-01T00:00:00.000000Z", status="ok", digest="of what was there")
     with Reader() as reader:
         found = [
-            health_check.check(str(tmp_path), "x.ckpt", reader, "deep",
+            health_check.check(str(tmp_path), RelPath("x.ckpt"), reader, "deep",
                           fingerprint=fingerprint, is_folder=False, previous=before).checked.status
             for fingerprint in (fingerprint_of(path.stat()), (1, 2, 3))
         ]  # fmt: skip
@@ -532,7 +532,7 @@ def test_a_result_holds_if_it_is_as_thorough_young_and_no_matter_of_chance() -> 
 def candidate(key: str, epoch: int | None, *, step: int | None = None, mtime: int = 0, **more: Any) -> Candidate:
     defaults: dict[str, Any] = {"experiment": "run", "content_id": None, "is_good": True, "good_at": None}
     inode = sum(key.encode())
-    return Candidate(key, fingerprint=(1, mtime, inode), epoch=epoch, global_step=step, **(defaults | more))
+    return Candidate(Key(key), fingerprint=(1, mtime, inode), epoch=epoch, global_step=step, **(defaults | more))
 
 
 def test_the_nearest_good_one_is_the_latest_before_it_in_the_same_experiment() -> None:
@@ -556,7 +556,7 @@ def test_the_nearest_good_one_is_the_latest_before_it_in_the_same_experiment() -
     assert chosen(*reversed(rest)) == "c"
     assert chosen(*rest[4:]) is None
     assert chosen(*rest, candidate("copy", 5, experiment="backup", content_id="c")) == "copy"
-    assert chosen(bad._replace(key="link", is_good=True)) is None  # another name of the bad one
+    assert chosen(bad._replace(key=Key("link"), is_good=True)) is None  # another name of the bad one
 
 
 def test_of_unknown_epoch_the_one_written_last_before_it_is_nearest() -> None:

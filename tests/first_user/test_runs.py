@@ -19,7 +19,8 @@ from ckpt_indexer import read_index
 from ckpt_indexer.index.query import fold
 from ckpt_indexer.metadata.config import checkpointing_part, find_int, find_text, model_part, parse_class
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import Twin
+from ckpt_indexer.model import RULES, Twin
+from ckpt_indexer.paths import Key
 from tests.older_reader import refusal
 from tests.process import Daemon, encoded, index_equals_disk, put, run, wait_for
 from tests.samples import Tiny, train
@@ -278,7 +279,7 @@ def test_a_twins_score_follows_the_one_that_it_is_from(tmp_path: Path) -> None:
     assert [score and score.value for score in scores()] == [0.5, 0.5]
     entries = read_index(tmp_path).entries
     twins = [entries[f"e/checkpoints/{n}.ckpt"].twin for n in ("best", "last")]
-    assert twins == [None, Twin("e/checkpoints/best.ckpt")]
+    assert twins == [None, Twin(Key("e/checkpoints/best.ckpt"))]
     other.unlink()
     assert scores() == [None, None]
 
@@ -349,7 +350,7 @@ def test_what_older_rules_made_is_made_anew_once(tmp_path: Path, by: str) -> Non
     assert run("rebuild", tmp_path).returncode == 0
     whole = sidecar.read_text()
     stamp = sidecar.stat()
-    sidecar.write_text(whole.replace("  rules: 2\n", "").replace("  global_step: 0\n", "  global_step: null\n"))
+    sidecar.write_text(whole.replace(f"  rules: {RULES}\n", "").replace("  global_step: 0\n", "  global_step: null\n"))
     os.utime(sidecar, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     index = tmp_path / ".checkpoint_index.json"
     old = json.loads(index.read_text())
@@ -364,5 +365,5 @@ def test_what_older_rules_made_is_made_anew_once(tmp_path: Path, by: str) -> Non
     else:
         with Daemon(tmp_path):
             wait_for(lambda: sidecar.read_text() == whole)
-            wait_for(lambda: read_index(tmp_path).entries["e/checkpoints/a.ckpt"].rules == 2)
+            wait_for(lambda: read_index(tmp_path).entries["e/checkpoints/a.ckpt"].rules == RULES)
     assert index_equals_disk(tmp_path)

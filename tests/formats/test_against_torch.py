@@ -110,7 +110,11 @@ def judged(root: Any) -> dict[str, Any]:
     states = root.state_dict() if isinstance(root, torch.nn.Module) else _find_state_dict(mapping)
     tensors = None if states is None else {k: v for k, v in states.items() if isinstance(v, torch.Tensor)}
     step = next((mapping[k] for k in ("global_step", "step", "global_steps") if k in mapping), None)
-    hparams = next((mapping[k] for k in ("hyper_parameters", "hparams") if k in mapping), None)
+    hparams: Any = None
+    for key in ("hyper_parameters", "hparams", "args", "config"):
+        found = plain(mapping.get(key))
+        if isinstance(found, dict) and not (hparams and key in ("args", "config") and "hyper_parameters" in mapping):
+            hparams = {**found, **(hparams or {})}
     callbacks = mapping.get("callbacks") or {}
     return {
         "epoch": mapping.get("epoch") if type(mapping.get("epoch")) is int else None,
@@ -123,7 +127,7 @@ def judged(root: Any) -> dict[str, Any]:
         "has_optimizer": any(
             bool(mapping.get(k)) for k in ("optimizer_states", "optimizer_state_dict", "optimizer", "optimizers")
         ),
-        "hyper_parameters": plain(hparams) if isinstance(plain(hparams), dict) else None,
+        "hyper_parameters": hparams,
         "datamodule_hyper_parameters": plain(mapping.get("datamodule_hyper_parameters")),
         "callbacks": [
             {"name": key.partition("{")[0], "state": plain(state)}

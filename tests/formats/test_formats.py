@@ -27,6 +27,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ckpt_indexer.model import Format
 from ckpt_indexer.passes.folders import check_folder
+from ckpt_indexer.paths import RelPath
 from tests.formats import made_files
 from tests.formats.test_against_torch import compare, differences, judged, load, load_safetensors, load_script, told
 from tests.process import TIMEOUT_S
@@ -197,7 +198,7 @@ def load_dcp(path: Path, folder: Path) -> Any:
 
 def compare_dcp(path: Path, reader: Reader, folder: Path, *, more: dict[str, Any] | None = None) -> Facts:
     """Hold a folder against torch's reader, which gives the tensors in another order."""
-    facts = check_folder(str(path.parent), path.name, reader)
+    facts = check_folder(str(path.parent), RelPath(path.name), reader)
     assert (facts.format, facts.problem) == ("sharded-dcp", None)
     whole = load_dcp(path, folder)
     whole = whole.get("app", whole)
@@ -255,7 +256,7 @@ def test_the_facts_of_a_deepspeed_folder_are_those_of_what_was_saved(
     deepspeed_folders: dict[str, made_files.Folder], reader: Reader
 ) -> None:
     for name, (path, whole) in deepspeed_folders.items():
-        facts = check_folder(str(path.parent), path.name, reader)
+        facts = check_folder(str(path.parent), RelPath(path.name), reader)
         assert (facts.format, facts.problem) == ("sharded-deepspeed", None), name
         assert list(differences(told(facts), judged(whole))) == [], name
         assert (facts.warnings, facts.metrics) == ([], {})

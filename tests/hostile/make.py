@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ckpt_indexer.formats.frameworks.checkpoint import TENSORS_MAX
+from ckpt_indexer.formats.frameworks.weights import TENSORS_MAX
 from tests.hostile import pickles as p
 from tests.hostile.pickles import (
     archive,

@@ -38,7 +38,7 @@ from ckpt_indexer.metadata.entry import entry_of
 from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
 from ckpt_indexer.model import PROBLEMS
 from ckpt_indexer.passes.folders import check_folder
-from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME, Key, RelPath
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.sandbox.requests import CPU_SECONDS
 from tests.hostile import make, pickles
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 MEMORY_KB = 512 << 10
 EXAMPLES = 150  # of each fuzzer, in CI
 SOAK_EXAMPLES = 40_000
-_KEY = "run/checkpoints/case.ckpt"
+_KEY = Key("run/checkpoints/case.ckpt")
 
 FILES = {name: case for name, case in make.CASES.items() if case.is_file}
 
@@ -286,7 +286,7 @@ class Tree:
         self.sidecar_problems[self._key(path)] = code
 
     def _key(self, path: Path) -> str:
-        return paths.to_key(os.path.relpath(path, self.root))
+        return paths.to_key(RelPath(os.path.relpath(path, self.root)))
 
     def _expect(self, path: Path, *outcomes: make.Outcome) -> None:
         self.expected[self._key(path)] = frozenset(outcomes)
@@ -320,7 +320,7 @@ class Tree:
             path = os.path.join(folder, name)
             with open(path, "wb") as file:
                 file.write(make.good_file())
-            key = paths.to_key(os.path.relpath(os.fsdecode(path), self.root))
+            key = paths.to_key(RelPath(os.path.relpath(os.fsdecode(path), self.root)))
             self.expected[key] = frozenset([make.OK])
             self.sidecar_problems[key] = None if len(name) <= 241 else "sidecar-unwritable"
 
@@ -692,7 +692,7 @@ class Fuzzing:
     def shards(sharded_file: tuple[Path, bytes], reader: Reader, changes: list[Edit]) -> None:
         folder, metadata = sharded_file
         (folder / ".metadata").write_bytes(_mutated(metadata, changes))
-        facts = check_folder(str(folder.parent), folder.name, reader)
+        facts = check_folder(str(folder.parent), RelPath(folder.name), reader)
         assert outcome(facts)[1] != "reader-crashed", facts.problem
         check_what_follows(facts)
 

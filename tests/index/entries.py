@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from ckpt_indexer.model import PROBLEMS, Entry, Monitor, Problem
-from ckpt_indexer.paths import place_of
+from ckpt_indexer.paths import Key, place_of
 
 
 def entry(key: str, **fields: Any) -> Entry:
     """Make an entry of a checkpoint at *key* that differs from the usual one in *fields*."""
-    place = place_of(key)
+    place = place_of(Key(key))
     usual: dict[str, Any] = {
         "path": key,
         "experiment": place.experiment,

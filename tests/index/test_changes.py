@@ -8,20 +8,21 @@ import pytest
 from ckpt_indexer.index import changes
 from ckpt_indexer.index.changes import ChangeFeed
 from ckpt_indexer.index.columns import Table
+from ckpt_indexer.paths import Key
 
 
 def table(generation: int, *keys: str) -> Table:
-    return Table(generation=generation, entries=[(key, msgspec.Raw(b"{}")) for key in sorted(keys)])
+    return Table(generation=generation, entries=[(Key(key), msgspec.Raw(b"{}")) for key in sorted(keys)])
 
 
 def feed_of(*steps: list[str]) -> tuple[ChangeFeed, Table]:
     """Build a feed that begins at generation 1; each step changes these keys."""
     feed, old = ChangeFeed(), Table()
     new = table(1, "a")
-    feed.add(old, new, ["a"], is_first=True)
+    feed.add(old, new, [Key("a")], is_first=True)
     for keys in steps:
         old, new = new, table(new.generation + 1, "a", "b")
-        feed.add(old, new, keys, is_first=False)
+        feed.add(old, new, [*map(Key, keys)], is_first=False)
     return feed, new
 
 
@@ -53,5 +54,5 @@ def test_too_much_at_once_begins_again_and_so_does_another_index(monkeypatch: py
     feed, newest = feed_of(["a"], ["a", "b"])
     assert (feed.since(2, newest), feed.since(3, newest), feed.epoch) == (None, (newest, [], []), 0)
     older = table(2, "a")
-    feed.add(newest, older, ["a"], is_first=False)
+    feed.add(newest, older, [Key("a")], is_first=False)
     assert (feed.since(1, older), feed.epoch) == (None, 1)

@@ -22,15 +22,19 @@ from ckpt_indexer.index.codec import (
     same_content,
 )
 from ckpt_indexer.model import Entry, Monitor, Problem
-from ckpt_indexer.paths import place_of
+from ckpt_indexer.paths import Key, place_of
 from tests.index import entries
 from tests.index.entries import entry
 
 FIELDS = [
-    *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "status", "problem", "link_target"),
-    *("exp_name", "epoch", "global_step", "metrics", "monitor", "twin", "architecture", "encoder"),
+    *("path", "experiment", "name", "size_bytes", "mtime", "fingerprint", "format", "role"),
+    *("status", "problem", "link_target"),
+    *("exp_name", "epoch", "global_step", "metrics", "monitor", "twin", "run_best", "architecture", "encoder"),
     *(
         "parameters",
+        "dtypes",
+        "weights_bytes",
+        "optimizer_bytes",
         "lightning_version",
         "metadata_file",
         "metadata_source",
@@ -104,6 +108,7 @@ def test_an_entry_is_written_field_for_field() -> None:
         "status": "corrupt",
         "problem": {"code": "checksum-mismatch", "message": "differs"},
         "metrics": {"hmean": 0.5},
+        "dtypes": {},
         "monitor": {"name": "val/hmean", "mode": "max", "value": "NaN"},
         "metadata_file": "a/x.ckpt.metadata.yaml",
         "rules": 1,
@@ -120,7 +125,7 @@ def test_an_entry_that_is_written_is_read_the_same(of: Entry) -> None:
 
 
 @given(entries.keys)
-def test_the_path_rule_of_the_first_index_gives_the_key(key: str) -> None:
+def test_the_path_rule_of_the_first_index_gives_the_key(key: Key) -> None:
     place = place_of(key)
     assert posixpath.normpath(posixpath.join(place.experiment, "checkpoints", place.name)) == key
 

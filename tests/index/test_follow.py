@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckpt_indexer.index.follow import FollowedIndex
 from ckpt_indexer.index.query import Query, parse_filter, parse_order
 from ckpt_indexer.index.store import Store
+from ckpt_indexer.paths import Key
 from tests.index.entries import entry
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def test_the_feed_and_a_fresh_reader_tell_the_same_whatever_happens(tmp_path: Pa
     known = {key: bytes(raw) for key, raw in zip(followed.table.keys, followed.table.raws, strict=True)}
     seen = followed.table.generation
     for step in range(60):
-        keys = chance.sample([f"{n}.ckpt" for n in range(8)], 3)
+        keys = chance.sample([Key(f"{n}.ckpt") for n in range(8)], 3)
         store.commit([entry(key, epoch=step) for key in keys[:2]], keys[2:])
         if chance.random() < 0.5:
             continue
@@ -59,7 +60,7 @@ def test_columns_taken_over_are_those_of_a_fresh_reader(tmp_path: Path) -> None:
     ]
     for query in queries:
         followed.table.select(query)
-    store.commit([entry("9.ckpt", epoch=100), entry("x.ckpt", metrics={"m": 1})], ["11.ckpt", "0.ckpt"])
+    store.commit([entry("9.ckpt", epoch=100), entry("x.ckpt", metrics={"m": 1})], [Key("11.ckpt"), Key("0.ckpt")])
     followed.refresh()
     fresh = FollowedIndex(str(tmp_path))
     fresh.refresh()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ckpt_indexer.index.codec import Listed
 from ckpt_indexer.index.listings import Listings
+from ckpt_indexer.paths import Key
 from tests.index.entries import entry
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def test_a_listing_names_the_usable_checkpoints_in_order() -> None:
 
 def test_of_two_names_that_are_the_same_the_right_one_goes() -> None:
     older = Listed("e", "x.ckpt", mtime="2026-01-01", metadata_file=None)
-    newer = Listed("e", "x.ckpt", mtime="2026-01-02", metadata_file="x.yaml")
+    newer = Listed("e", "x.ckpt", mtime="2026-01-02", metadata_file=Key("x.yaml"))
     for first, second in ((older, newer), (newer, older)):
         listings = Listings()
         listings.add(first)

@@ -29,7 +29,7 @@ from ckpt_indexer.index.file import SET_ASIDE_INFIX
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.passes.indexer import Indexer
-from ckpt_indexer.paths import COOKIE_PREFIX, INDEX_NAME, LOCK_NAME, is_temporary, sidecar_path
+from ckpt_indexer.paths import COOKIE_PREFIX, INDEX_NAME, LOCK_NAME, Key, RelPath, is_temporary, sidecar_path
 from ckpt_indexer.watch.events.hints import is_cookie
 from tests.process import COMMAND, TIMEOUT_S, Daemon, index_equals_disk, wait_for
 
@@ -231,7 +231,7 @@ def root(tmp_path: Path) -> Path:
 def commit_in(root: Path, kind: str, tmp_path: Path) -> tuple[dict[str, bytes], list[Call]]:
     """Record a commit on top of: no index, an index, or something that is none."""
     if kind == "an index":
-        Store(str(root)).commit([bare_entry("old.ckpt", (1, 2, 3), None, None)])
+        Store(str(root)).commit([bare_entry(Key("old.ckpt"), (1, 2, 3), None, None)])
     elif kind == "no index":
         (root / INDEX_NAME).write_bytes(b"somebody's notes")
     before = files_of(root)
@@ -287,7 +287,7 @@ def test_whatever_a_power_cut_left_the_next_writer_goes_on(root: Path, tmp_path:
         again.mkdir()
         for path, data in files:
             (again / Path(path).name).write_bytes(data)
-        Store(str(again)).commit([bare_entry("newer.ckpt", (4, 5, 6), None, None)])
+        Store(str(again)).commit([bare_entry(Key("newer.ckpt"), (4, 5, 6), None, None)])
         entries = json.loads((again / INDEX_NAME).read_bytes())["entries"]
         assert sorted(entries) in (["newer.ckpt", "old.ckpt"], ["new.ckpt", "newer.ckpt", "old.ckpt"])
 
@@ -354,8 +354,8 @@ def test_a_daemon_does_and_what_it_has_answered_for_lasts(tree: Path, tmp_path: 
         newest = (tree / INDEX_NAME).read_bytes()
     wait_for(lambda: log.read_text().endswith("+++ exited with 0 +++\n"))  # strace ends after the daemon
     calls = parse(log, tree)
-    answers = [i for i, call in enumerate(calls) if call.kind == "unlink" and is_asked(Path(call.path).name)]
-    calls = [call for call in calls[: answers[0]] if not is_cookie(Path(call.path).name)]
+    answers = [i for i, call in enumerate(calls) if call.kind == "unlink" and is_asked(RelPath(Path(call.path).name))]
+    calls = [call for call in calls[: answers[0]] if not is_cookie(RelPath(Path(call.path).name))]
     seen = {files.get(str(tree / INDEX_NAME)) for _, files in states(before, calls, is_index)}
     assert {None, newest} <= seen
     assert all(data is None or json.loads(data) for data in seen)
@@ -369,7 +369,7 @@ def is_index(path: str) -> bool:
     return Path(path).name == INDEX_NAME
 
 
-def is_asked(name: str) -> bool:
+def is_asked(name: RelPath) -> bool:
     """Say whether a cookie is somebody's question, and not the daemon's own test."""
     return is_cookie(name) and not name.startswith(f"{COOKIE_PREFIX}test-")
 
@@ -385,7 +385,7 @@ def index_anew(root: Path) -> Indexer:
 
 def test_a_sidecar_that_a_power_cut_took_or_blanked_is_made_again(tree: Path) -> None:
     index_anew(tree)
-    sidecars = [tree / sidecar_path(f"r/{name}") for name in NAMES]
+    sidecars = [tree / sidecar_path(RelPath(f"r/{name}")) for name in NAMES]
     whole = [path.read_bytes() for path in sidecars]
     sidecars[0].unlink()
     sidecars[1].write_bytes(b"")
@@ -398,7 +398,7 @@ def test_a_sidecar_that_a_power_cut_took_or_blanked_is_made_again(tree: Path) ->
 @pytest.mark.parametrize("cut", [b"indexer:", b"8\n  global_step"])
 def test_a_sidecar_that_a_power_cut_shortened_is_made_again(tree: Path, cut: bytes) -> None:
     index_anew(tree)
-    sidecar = tree / sidecar_path("r/a.ckpt")
+    sidecar = tree / sidecar_path(RelPath("r/a.ckpt"))
     whole = sidecar.read_bytes()
     sidecar.write_bytes(whole[: whole.index(cut)])
     index_anew(tree)

@@ -18,6 +18,7 @@ from ckpt_indexer import paths, read_index
 from ckpt_indexer.errors import IndexCorrupt, IndexMissing, IndexTooNew, QueryInvalid, RootUnusable
 from ckpt_indexer.index import codec, reader
 from ckpt_indexer.index.store import Store
+from ckpt_indexer.paths import Key, RelPath
 from tests.index.entries import entry
 
 
@@ -45,7 +46,7 @@ def test_a_view_is_asked_as_the_command_line_is(tmp_path: Path) -> None:
 
 def test_a_path_is_what_the_operating_system_knows(tmp_path: Path) -> None:
     path = os.fsdecode(b"a\\b/\xff\xc3\xa9.ckpt")
-    Store(str(tmp_path)).commit([entry(paths.to_key(path))])
+    Store(str(tmp_path)).commit([entry(paths.to_key(RelPath(path)))])
     view = read_index(tmp_path)
     (only,) = view.entries.values()
     assert os.fsencode(view.path_of(only)) == os.fsencode(tmp_path) + b"/a\\b/\xff\xc3\xa9.ckpt"
@@ -68,7 +69,7 @@ def test_of_an_index_that_changed_only_what_changed_is_decoded_again(tmp_path: P
     read_index(tmp_path)
     store.commit([entry("late.ckpt")])
     before = read_index(tmp_path).entries  # the first that is known piece by piece
-    store.commit([entry("other.ckpt", epoch=1), entry("new.ckpt")], ["gone.ckpt"])
+    store.commit([entry("other.ckpt", epoch=1), entry("new.ckpt")], [Key("gone.ckpt")])
     now = read_index(tmp_path).entries
     assert now == {
         key: codec.decode_entry(raw) for key, raw in codec.decode_index(index_bytes(tmp_path), "").entries.items()
@@ -101,7 +102,7 @@ def test_what_a_caller_takes_out_of_a_view_is_there_again_when_the_index_changed
     for number in range(3):
         store.commit([entry("x.ckpt"), entry(f"{number}.ckpt")])
         entries = read_index(tmp_path).entries
-        assert entries.pop("x.ckpt") == codec.decode_entry(store.entries["x.ckpt"])
+        assert entries.pop("x.ckpt") == codec.decode_entry(store.entries[Key("x.ckpt")])
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 3)), min_size=2, max_size=6))

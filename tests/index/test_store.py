@@ -21,6 +21,7 @@ from ckpt_indexer.index import codec
 from ckpt_indexer.index import file as file_module
 from ckpt_indexer.index.codec import decode_entry
 from ckpt_indexer.index.store import Store
+from ckpt_indexer.paths import Key
 from tests.index import entries
 from tests.index.entries import entry
 
@@ -77,7 +78,7 @@ def test_what_changes_nothing_writes_nothing(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.commit([entry("x.ckpt")])
     before = index_of(tmp_path).stat()
-    assert store.commit([entry("x.ckpt")], ["gone.ckpt"]).changed == []
+    assert store.commit([entry("x.ckpt")], [Key("gone.ckpt")]).changed == []
     assert Store(str(tmp_path)).commit([entry("x.ckpt")]).changed == []
     after = index_of(tmp_path).stat()
     assert (after.st_ino, after.st_mtime_ns, store.generation) == (before.st_ino, before.st_mtime_ns, 1)
@@ -91,9 +92,9 @@ def test_the_first_commit_writes_an_index_even_if_there_is_nothing_to_say(tmp_pa
 def test_the_last_of_an_experiment_takes_its_listing_along(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.commit([entry("a/checkpoints/x.ckpt"), entry("a/checkpoints/y.ckpt")])
-    store.commit([], ["a/checkpoints/x.ckpt"])
+    store.commit([], [Key("a/checkpoints/x.ckpt")])
     assert document(tmp_path)["checkpoints"]["a"]["checkpoints"] == ["y.ckpt"]
-    store.commit([], ["a/checkpoints/y.ckpt"])
+    store.commit([], [Key("a/checkpoints/y.ckpt")])
     assert (document(tmp_path)["checkpoints"], document(tmp_path)["entries"]) == ({}, {})
 
 
@@ -219,12 +220,12 @@ def test_an_entry_edited_by_hand_into_something_else_does_not_hide_the_others(tm
 def test_what_another_writer_changed_meanwhile_is_contested_and_not_written_over(tmp_path: Path) -> None:
     store, other = Store(str(tmp_path)), Store(str(tmp_path))
     store.commit([entry("x.ckpt"), entry("y.ckpt"), entry("z.ckpt"), entry("same.ckpt")])
-    other.commit([entry("x.ckpt", epoch=5), entry("new.ckpt", epoch=5), entry("same.ckpt", epoch=1)], ["y.ckpt"])
+    other.commit([entry("x.ckpt", epoch=5), entry("new.ckpt", epoch=5), entry("same.ckpt", epoch=1)], [Key("y.ckpt")])
     ours = [entry(f"{name}.ckpt", epoch=1) for name in ("x", "y", "z", "same", "new")]
     assert store.commit(ours) == (["z.ckpt"], {"x.ckpt", "y.ckpt", "new.ckpt"})
     found = document(tmp_path)["entries"]
     assert {k: e["epoch"] for k, e in found.items()} == {"x.ckpt": 5, "new.ckpt": 5, "same.ckpt": 1, "z.ckpt": 1}
-    assert store.commit([], ["x.ckpt"]) == (["x.ckpt"], set())  # now it knows
+    assert store.commit([], [Key("x.ckpt")]) == (["x.ckpt"], set())  # now it knows
 
 
 def test_what_a_newer_version_wrote_survives_our_commits(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_write_that_fails_leaves_index_and_memory_as_they_were(
     changed = [entry("a/checkpoints/x.ckpt", epoch=1), entry("b/checkpoints/z.ckpt")]
     monkeypatch.setattr(file_module, "replace_file", full)
     with pytest.raises(OSError, match="No space left"):
-        store.commit(changed, ["a/checkpoints/y.ckpt"])
+        store.commit(changed, [Key("a/checkpoints/y.ckpt")])
     monkeypatch.undo()
     assert index_of(tmp_path).read_bytes() == before
     assert (dict(store.entries), store.generation) == (entries_before, 1)
@@ -268,6 +269,7 @@ def test_a_write_that_fails_leaves_index_and_memory_as_they_were(
 FULL_DISK = """
 import resource, signal, sys
 from ckpt_indexer.index.store import Store
+from ckpt_indexer.paths import Key
 from tests.index.entries import entry
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store(sys.argv[1])
@@ -343,7 +345,7 @@ def test_a_change_decodes_what_changed_and_not_its_experiment(tmp_path: Path, mo
     store = Store(str(tmp_path))
     store.commit([entry(f"e/checkpoints/{i}.ckpt") for i in range(100)])
     counted = Counted(monkeypatch)
-    store.commit([entry("e/checkpoints/7.ckpt", epoch=1)], ["e/checkpoints/8.ckpt"])
+    store.commit([entry("e/checkpoints/7.ckpt", epoch=1)], [Key("e/checkpoints/8.ckpt")])
     assert (counted.entries, counted.listed) == (1, 3)  # compared; before and after of the one, before of the other
     assert len(document(tmp_path)["checkpoints"]["e"]["checkpoints"]) == 99
 
@@ -403,7 +405,7 @@ def test_the_bytes_do_not_depend_on_how_the_store_came_to_know_them(tmp_path: Pa
     store = Store(str(tmp_path))
     for each in every:
         store.commit([each])
-    store.commit([], ["e1/checkpoints/19.ckpt"])  # the newest of its experiment
+    store.commit([], [Key("e1/checkpoints/19.ckpt")])  # the newest of its experiment
     written = index_of(tmp_path).read_bytes()
     anew = Store(str(tmp_path), suffixes=(".ckpt",))
     anew.load()
@@ -438,7 +440,7 @@ class TwoStores(RuleBasedStateMachine):
         return new.path
 
     @rule(who=st.integers(0, 1), key=keys)
-    def remove(self, who: int, key: str) -> None:
+    def remove(self, who: int, key: Key) -> None:
         while key in self.stores[who].commit([], [key]).contested:
             pass
         self.expected.pop(key, None)

@@ -59,6 +59,33 @@ def http() -> str:
     return reference_of(create_app("outputs").fastapi.openapi())
 
 
+def names() -> str:
+    """Write the lists of names by which facts are found."""
+    from ckpt_indexer.formats import vocabulary as v
+
+    lists: list[tuple[str, Any]] = [
+        ("last words of a metric's name", v.METRIC_WORDS),
+        ("what a metric was measured on", v.MEASURED_ON),
+        ("last words of settings and counters, never metrics", v.SETTING_WORDS),
+        ("the run's best", v.BEST_WORDS | v.EXTREME_WORDS),
+        ("words of dicts that hold metrics", v.METRIC_GROUP_WORDS),
+        ("last words of dicts that do not", v.NO_GROUP_WORDS - v.SETTING_WORDS),
+        ("epoch, the first that is there", v.EPOCH_PATHS),
+        ("step, the first that is there", v.STEP_PATHS),
+        ("weights of one model", v.MODEL_KEYS),
+        ("words of other keys with weights", v.MODEL_WORDS),
+        ("averages, never a second model", v.AVERAGE_WORDS),
+        ("words of keys without weights", v.NO_MODEL_WORDS),
+        ("hyper-parameters", v.HYPER_PARAMETER_KEYS),
+        ("architecture", v.ARCHITECTURE_KEYS),
+    ]
+    rows = (
+        f"| {name} | {', '.join(f'`{each}`' for each in (sorted(found) if isinstance(found, frozenset) else found))} |"
+        for name, found in lists
+    )
+    return "| list | names |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
 def python() -> str:
     """Write what Python callers use, from its docstrings."""
     from ckpt_indexer.actions import rebuild, show, sync, validate, verify
@@ -138,7 +165,7 @@ def _exception(each: type[errors.CkptIndexerError]) -> str:
     return f"| `{each.__name__}` | {bases} | {' '.join((each.__doc__ or '').split())} | {each.exit_code} |"
 
 
-PARTS: dict[str, Callable[[], str]] = {"command-line": command_line, "http": http, "python": python}
+PARTS: dict[str, Callable[[], str]] = {"command-line": command_line, "facts": names, "http": http, "python": python}
 
 
 def generate(topic: str) -> str:

@@ -18,7 +18,7 @@ from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
 from ckpt_indexer.model import RULES, Entry, Monitor, Problem
 from ckpt_indexer.paths import Key
 
-KEY = "ocr/b/checkpoints/epoch=2-step=12.ckpt"
+KEY = Key("ocr/b/checkpoints/epoch=2-step=12.ckpt")
 FINGERPRINT = (1000, 1_700_000_000_123_456_789, 42)
 CONFIG = Config(
     path="ocr/b/.hydra/config.yaml",
@@ -206,7 +206,7 @@ def test_a_score_that_is_not_known_is_null() -> None:
 
 def test_a_bare_entry_knows_its_place_only() -> None:
     problem = Problem.of("link-dangling", "it leads nowhere")
-    assert bare_entry("a/last.ckpt", (0, 0, 0), "a/gone.ckpt", problem) == Entry(
+    assert bare_entry(Key("a/last.ckpt"), (0, 0, 0), "a/gone.ckpt", problem) == Entry(
         path=Key("a/last.ckpt"),
         experiment="a",
         name="../last.ckpt",

@@ -10,6 +10,7 @@ from ckpt_indexer.metadata.compose import compose
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.entry import entry_of
 from ckpt_indexer.model import Monitor
+from ckpt_indexer.paths import Key
 from tests.metadata.test_compose import CONFIG, FINGERPRINT, KEY, facts
 
 WRITTEN: dict[str, Any] = {
@@ -55,7 +56,7 @@ def test_the_callbacks_facts_win_over_header_and_configuration() -> None:
         "wandb_run_id": "embedded",
         "checkpointing": "embedded",
     }
-    entry = entry_of(document, KEY, FINGERPRINT, None)
+    entry = entry_of(document, Key(KEY), FINGERPRINT, None)
     assert entry.monitor == Monitor("val/loss", "min", 0.125)
     assert (entry.metadata_source, entry.wandb_run_id) == ("embedded", "abc123")
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ckpt_indexer.metadata.entry import bare_entry, stamp_of, write_stamp
 from ckpt_indexer.model import OtherSidecar, Stamp
+from ckpt_indexer.paths import Key
 
 FINGERPRINTS = st.tuples(*[st.integers(0, 1 << 40)] * 3)
 FILES = st.none() | st.tuples(st.sampled_from(["config.yaml", "wandb/run-1"]), FINGERPRINTS)
@@ -23,6 +24,6 @@ STAMPS = st.builds(
 
 @given(STAMPS)
 def test_the_stamp_of_an_entry_is_the_one_that_was_written_into_it(stamp: Stamp) -> None:
-    entry = bare_entry("a/last.ckpt", stamp.fingerprint, stamp.link_target, None)
+    entry = bare_entry(Key("a/last.ckpt"), stamp.fingerprint, stamp.link_target, None)
     write_stamp(entry, stamp)
     assert stamp_of(entry) == stamp

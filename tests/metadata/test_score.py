@@ -14,6 +14,7 @@ from ckpt_indexer.formats.facts import Facts, MonitorState
 from ckpt_indexer.metadata.compose import compose
 from ckpt_indexer.metadata.names import parse_name
 from ckpt_indexer.metadata.score import Score, find_score
+from ckpt_indexer.paths import Key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ def told(path: Path, root: Path, *, name: str | None = None) -> Told:
     """Say which score the checkpoint at *path* gets, as if it were called *name*."""
     key = name or path.relative_to(root).as_posix()
     target = path.resolve().relative_to(root.resolve()).as_posix() if path.is_symlink() else None
-    document = compose(key=key, link_target=target, fingerprint=(1, 1, 1), facts=read(path), config=None)
+    document = compose(key=Key(key), link_target=target, fingerprint=(1, 1, 1), facts=read(path), config=None)
     assert document.indexer is not None
     part = document.checkpointing
     return Told(part.monitor, part.mode, document.indexer.monitor_value)
@@ -168,7 +169,7 @@ def test_a_renamed_file_has_the_metrics_it_carries_else_no_score(runs: dict[str,
 
 def test_metrics_that_user_code_left_are_the_checkpoints_own(runs: dict[str, Run]) -> None:
     path = runs["metrics"].checkpoints[0]
-    document = compose(key="a/x.ckpt", link_target=None, fingerprint=(1, 1, 1), facts=read(path), config=None)
+    document = compose(key=Key("a/x.ckpt"), link_target=None, fingerprint=(1, 1, 1), facts=read(path), config=None)
     assert (document.metrics.precision, document.metrics.recall, document.metrics.hmean) == (0.25, 0.75, 0.5)
 
 
@@ -341,7 +342,7 @@ def test_epoch_and_step_of_a_name_are_read(name: str, epoch: int | None, step: i
 
 def test_a_file_that_says_nothing_has_the_epoch_step_and_score_of_its_name() -> None:
     key = "x/checkpoints/epoch-03_step-000103_hmean-0.8920.ckpt"
-    document = compose(key=key, link_target=None, fingerprint=(1, 1, 1), facts=Facts(), config=None)
+    document = compose(key=Key(key), link_target=None, fingerprint=(1, 1, 1), facts=Facts(), config=None)
     assert document.indexer is not None
     assert (document.training.epoch, document.training.global_step, document.metrics.hmean) == (3, 103, 0.892)
     assert (document.checkpointing.monitor, document.indexer.monitor_value) == ("hmean", 0.892)
@@ -351,7 +352,7 @@ def test_a_file_that_says_nothing_has_the_epoch_step_and_score_of_its_name() -> 
 def test_a_name_has_the_last_part_of_its_monitor() -> None:
     facts = Facts(epoch=3, monitors=[state()])
     document = compose(
-        key="x/best-hmean-0.8920.ckpt", link_target=None, fingerprint=(1, 1, 1), facts=facts, config=None
+        key=Key("x/best-hmean-0.8920.ckpt"), link_target=None, fingerprint=(1, 1, 1), facts=facts, config=None
     )
     assert document.indexer is not None
     assert (document.checkpointing.monitor, document.indexer.monitor_value) == ("val/hmean", 0.892)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pytest
 
     from ckpt_indexer.passes.scan import Found
+    from ckpt_indexer.paths import Key
 
 
 class Clock:
@@ -82,7 +83,7 @@ class Examiner:
         self.reads: list[Read] = []
         self._clock = clock
 
-    def examine(self, key: str, found: Found, *, force: bool = False, twin: object = None) -> Examined:
+    def examine(self, key: Key, found: Found, *, force: bool = False, twin: object = None) -> Examined:
         self.reads.append(Read(self._clock.now_s, key, force))
         state = self.states.get(key, "ok")
         codes = {"incomplete": "truncated", "unreadable": "io-error", "corrupt": "record-missing"}

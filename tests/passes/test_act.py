@@ -18,6 +18,7 @@ from ckpt_indexer.model import OtherSidecar, Problem
 from ckpt_indexer.passes.act import Examined, act, remove_sidecars
 from ckpt_indexer.passes.evidence import Sidecar
 from ckpt_indexer.passes.judge import Action, SecondName, SidecarSettings, Verdict
+from ckpt_indexer.paths import Key, RelPath, to_key
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.model import Fingerprint
 
-KEY = "exp/best.ckpt"
-SIDECAR, SECOND = "exp/best.ckpt.metadata.yaml", "exp/best.metadata.yaml"
+KEY = Key("exp/best.ckpt")
+SIDECAR, SECOND = RelPath("exp/best.ckpt.metadata.yaml"), RelPath("exp/best.metadata.yaml")
 INDEXER = IndexerPart(version="1", fingerprint=(10, 20, 30))
 OURS = Document(checkpoint_path=KEY, exp_name="exp", created_at="2026-01-01T00:00:00", indexer=INDEXER)
 
@@ -46,7 +47,7 @@ def fingerprint(path: Path) -> Fingerprint:
     return fingerprint_of(path.lstat())
 
 
-def verdict(action: Action, *, seen: Fingerprint | None = None, key: str = KEY, **changes: Any) -> Verdict:
+def verdict(action: Action, *, seen: Fingerprint | None = None, key: Key = KEY, **changes: Any) -> Verdict:
     entry = bare_entry(key, (10, 20, 30), None, None)
     entry.metadata_fingerprint = seen
     return Verdict(entry, **{"action": action, "document": OURS, "look_again_s": 7.0, **changes})
@@ -68,7 +69,7 @@ def test_a_sidecar_is_written_and_the_entry_names_it(root: Path, is_filled: bool
     given = verdict(Action.WRITE)
     examined = carried_out(root, given, is_filled=is_filled)
     entry = bare_entry(KEY, (10, 20, 30), None, None)
-    entry.metadata_file, entry.metadata_fingerprint = SIDECAR, fingerprint(root / SIDECAR)
+    entry.metadata_file, entry.metadata_fingerprint = to_key(SIDECAR), fingerprint(root / SIDECAR)
     assert examined == Examined(entry, wrote_sidecar=True, look_again_s=7.0)
     assert (root / SIDECAR).read_bytes() == encode_sidecar(OURS, fill=is_filled)
     assert given == verdict(Action.WRITE)  # what was decided stays what it was
@@ -124,7 +125,7 @@ def test_a_name_that_leaves_no_room_for_the_sidecars(root: Path, length: int, fi
     name = "é" * 100
     name += "x" * (length - len(os.fsencode(f"{name}.ckpt{paths.SIDECAR_SUFFIX}"))) + ".ckpt"
     (root / "exp" / name).write_bytes(b"checkpoint")
-    examined = carried_out(root, verdict(Action.WRITE, key=f"exp/{name}"))
+    examined = carried_out(root, verdict(Action.WRITE, key=Key(f"exp/{name}")))
     assert (examined.wrote_sidecar, examined.entry.metadata_problem) == (
         (True, None)
         if fits
@@ -146,20 +147,20 @@ def test_both_names_hold_the_same_and_the_entry_says_so(root: Path) -> None:
     examined = carried_out(root, verdict(Action.WRITE, second=SecondName(SECOND, None)))
     assert (root / SECOND).read_bytes() == (root / SIDECAR).read_bytes()
     assert examined.entry.metadata_fingerprint == fingerprint(root / SIDECAR)
-    assert examined.entry.other_sidecar == OtherSidecar(SECOND, fingerprint(root / SECOND))
+    assert examined.entry.other_sidecar == OtherSidecar(to_key(SECOND), fingerprint(root / SECOND))
     again = verdict(
         Action.WRITE, seen=fingerprint(root / SIDECAR), second=SecondName(SECOND, fingerprint(root / SECOND))
     )
-    assert carried_out(root, again).entry.other_sidecar == OtherSidecar(SECOND, fingerprint(root / SECOND))
+    assert carried_out(root, again).entry.other_sidecar == OtherSidecar(to_key(SECOND), fingerprint(root / SECOND))
 
 
 def test_a_key_is_written_where_its_path_leads(root: Path) -> None:
     path = os.fsdecode(b"exp/\xff.ckpt")
     (root / path).write_bytes(b"checkpoint")
-    second = SecondName(os.fsdecode(b"exp/\xff.metadata.yaml"), None)
-    entry = carried_out(root, verdict(Action.WRITE, key="exp/\\xff.ckpt", second=second)).entry
+    second = SecondName(RelPath(os.fsdecode(b"exp/\xff.metadata.yaml")), None)
+    entry = carried_out(root, verdict(Action.WRITE, key=Key("exp/\\xff.ckpt"), second=second)).entry
     assert entry.metadata_file == "exp/\\xff.ckpt.metadata.yaml"
-    assert entry.other_sidecar == OtherSidecar("exp/\\xff.metadata.yaml", fingerprint(root / second.path))
+    assert entry.other_sidecar == OtherSidecar(Key("exp/\\xff.metadata.yaml"), fingerprint(root / second.path))
     assert fingerprint(root / f"{path}.metadata.yaml") == entry.metadata_fingerprint
 
 
@@ -173,7 +174,7 @@ def test_a_second_name_that_could_be_another_checkpoints_is_left_alone(root: Pat
 
 def test_what_came_under_the_second_name_meanwhile_stays(root: Path) -> None:
     (root / SECOND).write_bytes(b"a: b")
-    found = OtherSidecar(SECOND, (4, 5, 6))
+    found = OtherSidecar(to_key(SECOND), (4, 5, 6))
     given = verdict(Action.WRITE, second=SecondName(SECOND, None))
     assert carried_out(root, given).entry.other_sidecar is None
     given = verdict(Action.WRITE, seen=fingerprint(root / SIDECAR), second=SecondName(SECOND, found.fingerprint))
@@ -282,6 +283,6 @@ def test_one_that_we_may_not_remove_is_not_tried_again(
     (root / KEY).unlink()
     (root / SIDECAR).write_bytes(b"")
     own = as_read(root, SIDECAR, Sidecar(OURS))
-    read: Callable[[str], Sidecar] = {SIDECAR: own}.__getitem__  # nothing stands under the second name
+    read: Callable[[RelPath], Sidecar] = {SIDECAR: own}.__getitem__  # nothing stands under the second name
     monkeypatch.setattr(os, "unlink", fail)
     assert remove_sidecars(str(root), KEY, read) is is_settled

@@ -22,6 +22,7 @@ from ckpt_indexer.passes.examine import Examiner
 from ckpt_indexer.passes.folders import check_folder
 from ckpt_indexer.passes.judge import SidecarSettings, is_enough, judge
 from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.trackers.wandb import run as wandb
 from ckpt_indexer.tree.local import fingerprint_of, opened_file
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.passes.evidence import Evidence
     from ckpt_indexer.passes.scan import Found
 
-KEY = "exp/checkpoints/best.ckpt"
+KEY = Key("exp/checkpoints/best.ckpt")
 THEIRS = f"checkpoint_path: {KEY}\nexp_name: theirs\ncreated_at: ''\n"
 
 
@@ -55,7 +56,7 @@ def reader(root: Path, reader: Reader) -> EvidenceReader:
     return made
 
 
-def found_in(root: Path, key: str = KEY) -> Found:
+def found_in(root: Path, key: Key = KEY) -> Found:
     return scan(str(root)).found[key]
 
 
@@ -230,7 +231,7 @@ def test_the_sidecar_under_another_programs_name_is_read_too(root: Path, reader:
     path = root / "exp/checkpoints/best.metadata.yaml"
     path.write_text(THEIRS)
     read = reader.read(KEY, found_in(root))
-    assert read.stamp.other == OtherSidecar("exp/checkpoints/best.metadata.yaml", fingerprint(path))
+    assert read.stamp.other == OtherSidecar(Key("exp/checkpoints/best.metadata.yaml"), fingerprint(path))
     assert read.other.fingerprint == fingerprint(path)
     assert read.other.document is not None
     assert read.other.document.exp_name == "theirs"
@@ -242,7 +243,7 @@ def test_the_sidecar_under_another_programs_name_is_read_too(root: Path, reader:
 def failing_for(end: str, number: int) -> Callable[..., Any]:
     """Return an ``opened_file`` that fails for what ends in *end*."""
 
-    def opened(root: str, path: str) -> Any:
+    def opened(root: str, path: RelPath) -> Any:
         if path.endswith(end):
             raise OSError(number, os.strerror(number))
         return opened_file(root, path)
@@ -275,7 +276,7 @@ def test_a_configuration_is_read_once_for_all_checkpoints_of_a_run_and_anew_when
     monkeypatch.setattr(Reader, "read_yaml", counted)
     (root / "exp/config.yaml").write_text("exp_name: e\n")
     shutil.copy(root / KEY, root / "exp/checkpoints/last.ckpt")
-    for key in (KEY, "exp/checkpoints/last.ckpt", KEY):
+    for key in (KEY, Key("exp/checkpoints/last.ckpt"), KEY):
         read = reader.read(key, found_in(root, key))
         assert read.config is not None
         assert read.config.content == {"exp_name": "e"}
@@ -291,14 +292,14 @@ def test_so_many_configurations_are_kept_and_the_one_used_longest_ago_goes_first
 ) -> None:
     (root / "exp/config.yaml").write_text("exp_name: e\n")
     for number in range(CONFIGS_CACHED_MAX):
-        reader._config("exp/config.yaml", (0, 0, number))
+        reader._config(Key("exp/config.yaml"), (0, 0, number))
     (root / "exp/config.yaml").unlink()
-    assert reader._config("exp/config.yaml", (0, 0, 0)) is not None
+    assert reader._config(Key("exp/config.yaml"), (0, 0, 0)) is not None
     (root / "exp/config.yaml").write_text("exp_name: e\n")
-    reader._config("exp/config.yaml", (0, 0, CONFIGS_CACHED_MAX))
+    reader._config(Key("exp/config.yaml"), (0, 0, CONFIGS_CACHED_MAX))
     (root / "exp/config.yaml").unlink()
-    assert reader._config("exp/config.yaml", (0, 0, 0)) is not None
-    assert reader._config("exp/config.yaml", (0, 0, 1)) is None
+    assert reader._config(Key("exp/config.yaml"), (0, 0, 0)) is not None
+    assert reader._config(Key("exp/config.yaml"), (0, 0, 1)) is None
 
 
 @pytest.mark.parametrize("how", ["gone", "unread"])
@@ -328,7 +329,7 @@ def run_folder(root: Path) -> Path:
     return folder
 
 
-RUN_KEY = "exp/el1e2may/best.ckpt"  # its folder says whose it is
+RUN_KEY = Key("exp/el1e2may/best.ckpt")  # its folder says whose it is
 
 
 def test_a_run_is_read_once_for_all_its_checkpoints(

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from ckpt_indexer.formats.frameworks.sharded import identify_folder
 from ckpt_indexer.passes.folders import check_folder
+from ckpt_indexer.paths import RelPath
 from tests import samples
 from tests.formats import made_files
 
@@ -68,7 +69,7 @@ def outcome(facts: Facts) -> Outcome:
 
 
 def check(root: Path, name: str, reader: Reader) -> Facts:
-    return check_folder(str(root), name, reader)
+    return check_folder(str(root), RelPath(name), reader)
 
 
 def remove(name: str) -> Callable[[Path], object]:

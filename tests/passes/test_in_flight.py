@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckpt_indexer.passes.in_flight import InFlight
+from ckpt_indexer.paths import Key
 from tests.passes.doubles import Held, Inline
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def make(executor: cf.Executor, count_max: int = 2, *, is_owner: bool = False) -
     return InFlight(executor, count_max, is_owner=is_owner)
 
 
-def start_all(in_flight: InFlight[str, str]) -> list[str]:
+def start_all(in_flight: InFlight[str, str]) -> list[Key]:
     started = []
     while (task := in_flight.pop_next()) is not None:
         in_flight.submit(task[0], str.upper, task[1])
@@ -32,7 +33,7 @@ def outcomes(in_flight: InFlight[str, str]) -> dict[str, str]:
 def test_tasks_begin_in_their_order_and_no_more_than_may_be() -> None:
     held = Held()
     in_flight = make(held)
-    in_flight.waiting.update(a="one", b="two", c="three")
+    in_flight.waiting.update({Key("a"): "one", Key("b"): "two", Key("c"): "three"})
     assert (start_all(in_flight), in_flight.keys, [*in_flight.waiting]) == (["a", "b"], {"a", "b"}, ["c"])
     held.do(1)
     assert (outcomes(in_flight), in_flight.keys) == ({"b": "TWO"}, {"a"})
@@ -47,9 +48,9 @@ def test_tasks_begin_in_their_order_and_no_more_than_may_be() -> None:
 def test_a_key_that_is_being_examined_waits_and_the_next_one_does_not() -> None:
     held = Held()
     in_flight = make(held, 3)
-    in_flight.waiting.update(a="one")
+    in_flight.waiting.update({Key("a"): "one"})
     start_all(in_flight)
-    in_flight.waiting.update(a="again", b="two")
+    in_flight.waiting.update({Key("a"): "again", Key("b"): "two"})
     assert (start_all(in_flight), [*in_flight.waiting]) == (["b"], ["a"])
     held.do()
     assert outcomes(in_flight) == {"a": "ONE"}
@@ -59,13 +60,13 @@ def test_a_key_that_is_being_examined_waits_and_the_next_one_does_not() -> None:
 def test_what_was_outdated_meanwhile_is_dropped_once() -> None:
     held = Held()
     in_flight = make(held)
-    in_flight.waiting.update(a="one", b="two", c="three")
+    in_flight.waiting.update({Key("a"): "one", Key("b"): "two", Key("c"): "three"})
     start_all(in_flight)
-    in_flight.outdate(["a", "c", "elsewhere"])  # only the first is being examined
+    in_flight.outdate([Key("a"), Key("c"), Key("elsewhere")])  # only the first is being examined
     held.do()
     held.do()
     assert outcomes(in_flight) == {"b": "TWO"}
-    in_flight.waiting.update(a="anew")
+    in_flight.waiting.update({Key("a"): "anew"})
     start_all(in_flight)
     held.do()
     held.do()
@@ -74,7 +75,7 @@ def test_what_was_outdated_meanwhile_is_dropped_once() -> None:
 
 def test_an_outcome_may_be_an_error() -> None:
     in_flight = make(Inline())
-    in_flight.submit("a", {}.__getitem__, "missing")
+    in_flight.submit(Key("a"), {}.__getitem__, "missing")
     ((key, future),) = in_flight.wait(None)
     assert key == "a"
     with pytest.raises(KeyError, match="missing"):
@@ -89,7 +90,7 @@ def test_waiting_for_nothing_returns_at_once() -> None:
 def test_closing_cancels_what_has_not_begun_and_ends_only_an_executor_of_its_own(*, is_owner: bool) -> None:
     held = Held()
     in_flight = make(held, is_owner=is_owner)
-    in_flight.waiting.update(a="one")
+    in_flight.waiting.update({Key("a"): "one"})
     start_all(in_flight)
     ((future, _),) = held.calls
     in_flight.close()

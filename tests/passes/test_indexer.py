@@ -15,6 +15,7 @@ import structlog
 from ckpt_indexer import read_index
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
+from ckpt_indexer.paths import Key, RelPath
 from tests.index.entries import entry
 from tests.passes.doubles import Clock, Examiner, Held, make_indexer
 
@@ -64,7 +65,7 @@ def test_a_pass_takes_out_what_is_gone_and_reads_what_changed_under_all_its_name
 ) -> None:
     with make_indexer(monkeypatch, linked, examiner) as indexer:
         indexer.load()
-        indexer.scan_and_plan({"a.ckpt"})
+        indexer.scan_and_plan({RelPath("a.ckpt")})
         indexer.finish()
     assert keys_of(linked) == ["a.ckpt", "c.ckpt"]
     assert [read.key for read in examiner.reads] == ["a.ckpt", "c.ckpt"]
@@ -75,7 +76,7 @@ def test_who_only_adds_takes_out_nothing_whichever_way_it_is_found_gone(
 ) -> None:
     with make_indexer(monkeypatch, linked, examiner, remove_entries=False) as indexer:
         index(indexer)
-        indexer.scan_and_plan({"a.ckpt"})
+        indexer.scan_and_plan({RelPath("a.ckpt")})
         Store(str(linked)).commit([entry("b.ckpt", epoch=7)])  # contested, and not there
         indexer.finish()
     assert keys_of(linked) == ["a.ckpt", "b.ckpt", "c.ckpt"]
@@ -89,7 +90,7 @@ def test_a_selection_is_read_instead_of_what_was_planned(
     with make_indexer(monkeypatch, tmp_path, examiner) as indexer:
         found = indexer.scan_and_plan().found
         assert sorted(indexer.todo) == ["a.ckpt", "b.ckpt", "c.ckpt"]
-        indexer.replan({"b.ckpt": found["b.ckpt"]}, force=True)
+        indexer.replan({Key("b.ckpt"): found[Key("b.ckpt")]}, force=True)
         indexer.finish()
     assert [read[1:] for read in examiner.reads] == [("b.ckpt", True)]
     assert keys_of(tmp_path) == ["b.ckpt"]
@@ -125,7 +126,7 @@ def test_what_is_not_written_yet_is_known_although_another_writer_came_first(
         index(indexer)
         put(tmp_path, "new.ckpt")
         (tmp_path / "gone.ckpt").unlink()
-        indexer.scan_and_plan({"new.ckpt", "gone.ckpt"})
+        indexer.scan_and_plan({RelPath("new.ckpt"), RelPath("gone.ckpt")})
         indexer.run_for()
         Store(str(tmp_path)).commit([entry("theirs.ckpt")])
         indexer.load()
@@ -133,7 +134,7 @@ def test_what_is_not_written_yet_is_known_although_another_writer_came_first(
         assert keys_of(tmp_path) == ["kept.ckpt", "new.ckpt", "theirs.ckpt"]
         assert sorted(indexer.known.stamps) == ["kept.ckpt", "new.ckpt", "theirs.ckpt"]
         (tmp_path / "new.ckpt").unlink()
-        indexer.scan_and_plan({"new.ckpt"})  # as an event would have it
+        indexer.scan_and_plan({RelPath("new.ckpt")})  # as an event would have it
         indexer.commit()
     assert keys_of(tmp_path) == ["kept.ckpt", "theirs.ckpt"]
 
@@ -145,7 +146,7 @@ def test_what_a_commit_had_to_read_is_known_at_once(
     with make_indexer(monkeypatch, tmp_path, examiner) as indexer:
         index(indexer)
         put(tmp_path, "b.ckpt")
-        indexer.scan_and_plan({"b.ckpt"})
+        indexer.scan_and_plan({RelPath("b.ckpt")})
         indexer.run_for()
         Store(str(tmp_path)).commit([entry("theirs.ckpt", status="corrupt")])
         indexer.commit()

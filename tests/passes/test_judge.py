@@ -30,11 +30,14 @@ from ckpt_indexer.passes.judge import (
     owner_of,
     second_name,
 )
+from ckpt_indexer.paths import Key, RelPath, to_key, to_path
 from ckpt_indexer.trackers.wandb.run import Run
 
-KEY = "exp/checkpoints/best.ckpt"
+KEY = Key("exp/checkpoints/best.ckpt")
 SIDECAR = f"{KEY}.metadata.yaml"
-SECOND = "exp/checkpoints/best.metadata.yaml"
+SECOND = RelPath("exp/checkpoints/best.metadata.yaml")
+BESIDE = to_key(SECOND)
+ODD_KEY, ODD_BESIDE = Key("exp/\\xff.ckpt"), Key("exp/\\xff.metadata.yaml")  # of a name that is no text
 NOW_NS = 1_700_000_000_000_000_000
 BEFORE, AFTER = (7, NOW_NS - 1, 3), (7, NOW_NS + 1, 3)  # of a sidecar: older and newer than the checkpoint
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -85,7 +88,7 @@ def with_sidecar(document: Document | None, fingerprint: tuple[int, int, int] = 
 
 
 def with_other(
-    document: Document | None, *, path: str = SECOND, fingerprint: Any = AFTER, is_shared: bool = False, **changes: Any
+    document: Document | None, *, path: Key = BESIDE, fingerprint: Any = AFTER, is_shared: bool = False, **changes: Any
 ) -> Evidence:
     given = evidence(**changes)
     stamp = replace(given.stamp, other=OtherSidecar(path, fingerprint, is_shared))
@@ -194,7 +197,7 @@ def test_a_sidecar_of_ours_is_enough_while_all_that_it_was_made_from_is_the_same
     assert not is_enough(replace(given, run=replace(RUN, fingerprint=(9, 9, 9))))
     assert not is_enough(replace(given, run=None))
     assert not is_enough(replace(given, other=Sidecar()))
-    assert not is_enough(replace(given, stamp=replace(given.stamp, other=OtherSidecar(SECOND, (8, NOW_NS + 2, 3)))))
+    assert not is_enough(replace(given, stamp=replace(given.stamp, other=OtherSidecar(BESIDE, (8, NOW_NS + 2, 3)))))
 
 
 @pytest.mark.parametrize(("rules", "enough"), [(RULES - 1, False), (RULES, True), (RULES + 1, True)])
@@ -253,6 +256,13 @@ def test_one_that_cannot_be_read_or_is_ours_or_outdated_does_not_count() -> None
     assert document_of(with_other(theirs(), fingerprint=(7, NOW_NS, 3)), None).exp_name == "theirs"
 
 
+def test_the_warning_about_a_name_that_is_no_text_can_be_written() -> None:
+    given = with_other(None, path=ODD_BESIDE, key=ODD_KEY)
+    document = document_of(replace(given, other=Sidecar(problem=Problem.of("sidecar-invalid", "no mapping"))), None)
+    assert document.indexer is not None
+    assert document.indexer.warnings == ["\\xff.metadata.yaml beside it was not used: no mapping"]
+
+
 def test_where_two_programs_wrote_the_one_under_the_checkpoints_own_name_wins() -> None:
     given = with_other(theirs(exp_name="other"))
     given = replace(given, stamp=replace(given.stamp, sidecar=AFTER), sidecar=Sidecar(theirs(exp_name="own")))
@@ -272,15 +282,20 @@ def test_where_two_programs_wrote_the_one_under_the_checkpoints_own_name_wins() 
         (evidence(), SecondName(SECOND, None)),
         (with_other(ours()), SecondName(SECOND, AFTER)),
         (with_other(ours(), is_shared=True), None),
-        (with_other(ours(), path="exp/checkpoints/best.metadata.json"), None),  # that one is believed
+        (with_other(ours(), path=Key("exp/checkpoints/best.metadata.json")), None),  # that one is believed
         (with_other(ours(key="exp/checkpoints/last.ckpt")), None),
         (with_other(theirs()), None),
         (with_other(theirs(), fingerprint=(7, NOW_NS, 3)), None),
         (with_other(theirs(), fingerprint=BEFORE), SecondName(SECOND, BEFORE)),  # about what the checkpoint was before
         (with_other(theirs("whatever"), fingerprint=BEFORE), None),
         (with_other(None), None),  # it cannot be read
-        (evidence(key="exp/model.bin"), SecondName("exp/model.metadata.yaml", None)),
-        (evidence(key="exp/a\\xff.ckpt"), SecondName("exp/a\udcff.metadata.yaml", None)),
+        (with_other(ours(key="old/best.ckpt"), fingerprint=BEFORE), SecondName(SECOND, BEFORE)),  # its folder was moved
+        (
+            with_other(ours(key="old/\\xff.ckpt"), path=ODD_BESIDE, fingerprint=BEFORE, key=ODD_KEY),
+            SecondName(to_path(ODD_BESIDE), BEFORE),
+        ),
+        (evidence(key="exp/model.bin"), SecondName(RelPath("exp/model.metadata.yaml"), None)),
+        (evidence(key="exp/a\\xff.ckpt"), SecondName(RelPath("exp/a\udcff.metadata.yaml"), None)),
     ],
 )
 def test_the_second_name_is_used_where_nothing_or_ours_stands(given: Evidence, second: SecondName | None) -> None:
@@ -292,7 +307,9 @@ def test_the_second_name_is_used_where_nothing_or_ours_stands(given: Evidence, s
 
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_what_could_not_be_opened_has_a_bare_entry_and_nothing_is_done(is_gone: bool) -> None:
-    stamp = Stamp((10, NOW_NS, 1), "target.ckpt", AFTER, ("config.yaml", (1, 2, 3)), None, OtherSidecar(SECOND, AFTER))
+    stamp = Stamp(
+        (10, NOW_NS, 1), "target.ckpt", AFTER, (Key("config.yaml"), (1, 2, 3)), None, OtherSidecar(BESIDE, AFTER)
+    )
     problem = Problem.of("permission-denied", "no")
     verdict = judge(Evidence(key=KEY, stamp=stamp, problem=problem, is_gone=is_gone), SidecarSettings())
     assert verdict == Verdict(verdict.entry, is_gone=is_gone)
@@ -331,7 +348,7 @@ def test_a_young_checkpoint_is_read_again(age_ns: int, run: Run | None, seconds:
 
 
 def test_the_score_of_a_twin_reaches_the_entry() -> None:
-    twin = TwinScore(Monitor("val/hmean", "max", 0.9), "exp/checkpoints/epoch=3.ckpt")
+    twin = TwinScore(Monitor("val/hmean", "max", 0.9), Key("exp/checkpoints/epoch=3.ckpt"))
     entry = judge(evidence(), SidecarSettings(), twin).entry
     assert (entry.monitor, entry.twin and entry.twin.path) == (twin.monitor, twin.path)
     assert judge(evidence(), SidecarSettings()).entry.monitor is None

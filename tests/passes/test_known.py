@@ -9,8 +9,10 @@ import pytest
 from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.model import RULES, Monitor, Problem
 from ckpt_indexer.passes.known import Cause, Known
+from ckpt_indexer.paths import Key
 from tests.index.entries import entry as any_entry
 
+LAST = Key("e/checkpoints/last.ckpt")
 BEST = Monitor("val/hmean", "max", 0.892)
 
 
@@ -50,6 +52,24 @@ def test_it_is_the_same_whether_it_was_loaded_or_recorded(how: str) -> None:
     assert known.invalidate_run("r1") == ["ok.ckpt", "bad.ckpt"]
 
 
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ("a/e.ckpt", "truncated"),
+        ("a/e.ckpt", "container-damaged"),
+        ("a/e.ckpt", "not-a-file"),
+        ("e.ckpt", "link-dangling"),
+        ("../a/e.ckpt", "link-dangling"),
+        ("e.ckpt", "link-loop"),
+    ],
+)
+def test_a_link_leads_to_its_target_whether_its_text_or_the_targets_key_is_known(target: str, code: str) -> None:
+    known = Known()
+    problem = Problem.of(code)
+    known.record(entry("a/last.ckpt", link_target=target, status=problem.status, problem=problem))
+    assert known.links == {"a/last.ckpt": "a/e.ckpt"}
+
+
 def test_what_the_checkpoints_of_a_run_have_in_common_is_in_memory_once() -> None:
     known = Known()
     known.load(any_entry(f"{i}.ckpt", config_path=f"{'c' * 5}.yaml", config_fingerprint=(1, 2, 3)) for i in range(3))
@@ -62,7 +82,7 @@ def test_loading_replaces_all_that_was_known() -> None:
     known.load(iter([entry("ok.ckpt"), saved("last")]))
     assert set(known.stamps) == {"ok.ckpt", "e/checkpoints/last.ckpt"}
     assert (known.statuses, known.links, known.has_renewals, known.invalidate_run("r1")) == ({}, {}, False, [])
-    assert known.twin_score("e/checkpoints/last.ckpt") is None
+    assert known.twin_score(LAST) is None
 
 
 def test_a_new_entry_replaces_what_the_old_one_said() -> None:
@@ -88,10 +108,10 @@ def test_what_is_gone_leaves_nothing() -> None:
 def test_an_invalid_stamp_counts_no_more_and_some_reasons_outdate_the_sidecar_too(reason: Cause) -> None:
     known = Known()
     known.load(iter(EVERYTHING))
-    known.invalidate("ok.ckpt", reason)
+    known.invalidate(Key("ok.ckpt"), reason)
     assert [key for key, stamp in known.stamps.items() if stamp is None] == ["ok.ckpt"]
     is_outdated = reason in (Cause.RUN, Cause.TWIN)
-    assert [known.pop_distrust("ok.ckpt"), known.pop_distrust("ok.ckpt")] == [is_outdated, False]
+    assert [known.pop_distrust(Key("ok.ckpt")), known.pop_distrust(Key("ok.ckpt"))] == [is_outdated, False]
 
 
 def test_renewals_come_a_few_at_a_time_and_once() -> None:
@@ -108,23 +128,23 @@ def test_a_twin_whose_score_became_known_is_scanned_again() -> None:
     assert not known.has_rescans
     known.record(saved("best", BEST))
     assert (known.has_rescans, known.pop_rescans()) == (True, {"e/checkpoints/last.ckpt"})
-    assert (known.has_rescans, known.stamps["e/checkpoints/last.ckpt"]) == (False, None)
-    assert known.pop_distrust("e/checkpoints/last.ckpt")
-    assert known.twin_score("e/checkpoints/last.ckpt") == (BEST, "e/checkpoints/best.ckpt")
+    assert (known.has_rescans, known.stamps[LAST]) == (False, None)
+    assert known.pop_distrust(LAST)
+    assert known.twin_score(LAST) == (BEST, "e/checkpoints/best.ckpt")
 
 
 def test_a_twin_that_is_stale_in_the_index_is_invalid_when_it_is_loaded() -> None:
     known = Known()
     known.load(iter([saved("last"), saved("best", BEST)]))
-    assert (known.stamps["e/checkpoints/last.ckpt"], known.pop_rescans()) == (None, {"e/checkpoints/last.ckpt"})
-    assert known.pop_distrust("e/checkpoints/last.ckpt")
+    assert (known.stamps[LAST], known.pop_rescans()) == (None, {"e/checkpoints/last.ckpt"})
+    assert known.pop_distrust(LAST)
 
 
 def test_what_is_invalid_stays_so_when_the_index_is_loaded_until_it_is_read() -> None:
     known = Known()
     known.load(iter([saved("last"), entry("gone.ckpt")]))
     for key in ("e/checkpoints/last.ckpt", "gone.ckpt", "new.ckpt"):
-        known.invalidate(key, Cause.RUN)
+        known.invalidate(Key(key), Cause.RUN)
     known.load(iter([saved("last")]))
     assert known.stamps == {"e/checkpoints/last.ckpt": None}
     known.record(saved("last"))
@@ -137,4 +157,4 @@ def test_a_reading_that_began_before_the_twins_score_was_known_does_not_count() 
     known.load(iter([saved("last"), saved("best")]))
     known.record(saved("best", BEST))
     known.record(saved("last"))  # read at the same time as best
-    assert (known.stamps["e/checkpoints/last.ckpt"], known.pop_rescans()) == (None, {"e/checkpoints/last.ckpt"})
+    assert (known.stamps[LAST], known.pop_rescans()) == (None, {"e/checkpoints/last.ckpt"})

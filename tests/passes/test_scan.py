@@ -13,6 +13,7 @@ import pytest
 from ckpt_indexer.errors import ScanStopped
 from ckpt_indexer.model import Stamp
 from ckpt_indexer.passes.scan import Found, scan
+from ckpt_indexer.paths import ROOT, Key, RelPath, to_path
 from ckpt_indexer.tree.local import fingerprint_of
 
 if TYPE_CHECKING:
@@ -38,15 +39,17 @@ def test_a_stamp_holds_the_fingerprints_of_checkpoint_sidecar_and_nearest_config
                 fingerprint_of(checkpoint.stat()),
                 None,
                 fingerprint_of(sidecar.stat()),
-                ("run/.hydra/config.yaml", fingerprint_of(inner.stat())),
+                (Key("run/.hydra/config.yaml"), fingerprint_of(inner.stat())),
             )
         ),
-        "b.ckpt": Found(Stamp(fingerprint_of(other.stat()), None, None, ("config.yaml", fingerprint_of(outer.stat())))),
+        "b.ckpt": Found(
+            Stamp(fingerprint_of(other.stat()), None, None, (Key("config.yaml"), fingerprint_of(outer.stat())))
+        ),
     }
     assert scan(str(tmp_path)).found == expected
     for place, found in expected.items():
-        assert scan(str(tmp_path), [place]).found == {place: found}
-    assert scan(str(tmp_path), ["run"]).found == {"run/checkpoints/a.ckpt": expected["run/checkpoints/a.ckpt"]}
+        assert scan(str(tmp_path), [RelPath(place)]).found == {place: found}
+    assert scan(str(tmp_path), [RelPath("run")]).found == {"run/checkpoints/a.ckpt": expected["run/checkpoints/a.ckpt"]}
 
 
 def test_everything_at_once_and_each_place_by_itself_give_the_same(tmp_path: Path) -> None:
@@ -65,15 +68,15 @@ def test_everything_at_once_and_each_place_by_itself_give_the_same(tmp_path: Pat
     found = scan(str(tmp_path)).found
     names = {"a", "twin", "twin-2", "last", "lost", "pipe", "s"}
     assert set(found) == {f"run/{name}.ckpt" for name in names} | {f"logged/checkpoints/{name}.ckpt" for name in "ef"}
-    assert scan(str(tmp_path), list(found)).found == found
+    assert scan(str(tmp_path), [to_path(key) for key in found]).found == found
     for key in found:
-        assert scan(str(tmp_path), [key]).found == {key: found[key]}
+        assert scan(str(tmp_path), [to_path(key)]).found == {key: found[key]}
     assert {key for key, each in found.items() if each.has_hard_links} == {"run/twin.ckpt", "run/twin-2.ckpt"}
     assert {key for key, each in found.items() if each.stamp.run is not None} == {
         "logged/checkpoints/e.ckpt",
         "logged/checkpoints/f.ckpt",
     }
-    assert found["run/last.ckpt"].stamp.fingerprint == fingerprint_of(plain.stat())
+    assert found[Key("run/last.ckpt")].stamp.fingerprint == fingerprint_of(plain.stat())
 
 
 def test_a_checkpoint_whose_surroundings_cannot_be_looked_at_is_unseen(
@@ -88,13 +91,13 @@ def test_a_checkpoint_whose_surroundings_cannot_be_looked_at_is_unseen(
         return lstat(path)
 
     monkeypatch.setattr(os, "lstat", failing)
-    snapshot = scan(str(tmp_path), ["run/a.ckpt"])
+    snapshot = scan(str(tmp_path), [RelPath("run/a.ckpt")])
     assert (snapshot.found, snapshot.unseen) == ({}, {"run/a.ckpt": "Input/output error"})
 
 
 def test_what_a_pass_makes_for_each_checkpoint_is_unknown_to_the_garbage_collector(tmp_path: Path) -> None:
     put(tmp_path / "a.ckpt")
-    found = scan(str(tmp_path)).found["a.ckpt"]
+    found = scan(str(tmp_path)).found[Key("a.ckpt")]
     assert (gc.is_tracked(found), gc.is_tracked(found.stamp)) == (False, False)
 
 
@@ -106,14 +109,14 @@ def test_linked_folders_are_not_walked_and_sharded_folders_are_one_checkpoint(tm
     put(tmp_path / "s.ckpt/inner.ckpt", b"123")
     found = scan(str(tmp_path)).found
     assert sorted(found) == ["run/a.ckpt", "s.ckpt"]
-    assert (found["s.ckpt"].is_folder, found["s.ckpt"].stamp.fingerprint[0]) == (True, 8)
+    assert (found[Key("s.ckpt")].is_folder, found[Key("s.ckpt")].stamp.fingerprint[0]) == (True, 8)
 
 
 def test_a_link_is_stamped_with_its_target_and_named_by_the_targets_key(tmp_path: Path) -> None:
     target = put(tmp_path / "run/e.ckpt")
     (tmp_path / "linked").symlink_to("run")
     (tmp_path / "last.ckpt").symlink_to("linked/e.ckpt")
-    assert scan(str(tmp_path), ["last.ckpt"]).found == {
+    assert scan(str(tmp_path), [RelPath("last.ckpt")]).found == {
         "last.ckpt": Found(Stamp(fingerprint_of(target.stat()), "run/e.ckpt", None, None))
     }
 
@@ -122,7 +125,7 @@ def test_sidecars_without_a_checkpoint_are_orphans_whether_all_or_one_is_looked_
     sidecar = put(tmp_path / "r/a.ckpt.metadata.yaml")
     expected = {"r/a.ckpt": fingerprint_of(sidecar.stat())}
     assert scan(str(tmp_path)).orphans == expected
-    assert scan(str(tmp_path), ["r/a.ckpt"]).orphans == expected
+    assert scan(str(tmp_path), [RelPath("r/a.ckpt")]).orphans == expected
 
 
 def test_a_name_of_bytes_that_are_no_text_comes_back_as_a_key(tmp_path: Path) -> None:
@@ -147,9 +150,9 @@ def test_unfinished_files_of_ours_are_reported(tmp_path: Path) -> None:
     assert scan(str(tmp_path)).temporaries == ["r/.ckpt-indexer-12-ab.tmp"]
 
 
-@pytest.mark.parametrize("places", [("",), tuple(f"f{i}" for i in range(50))])
+@pytest.mark.parametrize("places", [(ROOT,), tuple(RelPath(f"f{i}") for i in range(50))])
 def test_a_scan_that_is_to_stop_ends_before_its_next_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[RelPath, ...]
 ) -> None:
     for i in range(50):
         (tmp_path / f"f{i}").mkdir()
@@ -167,7 +170,7 @@ def test_a_scan_that_is_to_stop_ends_before_its_next_folder(
 
 
 def test_a_scan_of_many_files_that_is_to_stop_ends_before_its_next_file(tmp_path: Path) -> None:
-    places = [put(tmp_path / f"{i}.ckpt").name for i in range(50)]
+    places = [RelPath(put(tmp_path / f"{i}.ckpt").name) for i in range(50)]
     asked = itertools.count(1)
     with pytest.raises(ScanStopped):
         scan(str(tmp_path), places, should_stop=lambda: next(asked) == 7)

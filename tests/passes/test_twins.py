@@ -10,6 +10,7 @@ import pytest
 
 from ckpt_indexer.model import Monitor, Twin
 from ckpt_indexer.passes.twins import MEMBERS_MAX, Twins
+from ckpt_indexer.paths import Key
 from tests.index.entries import entry
 
 
@@ -20,9 +21,10 @@ def saved(name: str, score: Monitor | None = None, **more: Any) -> Any:
 
 
 def taken_over(name: str, score: Monitor | None = None, whose: str = "e/checkpoints/best.ckpt") -> Any:
-    return saved(name, score or BEST, twin=Twin(whose))
+    return saved(name, score or BEST, twin=Twin(Key(whose)))
 
 
+LAST = Key("e/checkpoints/last.ckpt")
 BEST = Monitor("val/hmean", "max", 0.892)
 
 
@@ -31,7 +33,7 @@ def test_whoever_comes_first_the_one_that_lacks_a_score_is_named_once() -> None:
         twins = Twins()
         assert twins.note(first) == []
         assert twins.note(second) == ["e/checkpoints/last.ckpt"]
-        assert twins.score_for("e/checkpoints/last.ckpt") == (BEST, "e/checkpoints/best.ckpt")
+        assert twins.score_for(LAST) == (BEST, "e/checkpoints/best.ckpt")
         assert twins.note(saved("last")) == []
 
 
@@ -49,9 +51,9 @@ def test_twins_that_contradict_each_other_give_no_score_and_a_rounded_one_gives_
     twins.note(saved("a", BEST))
     twins.note(saved("b", Monitor("val/hmean", "max", 0.89203)))
     assert twins.note(saved("last")) == ["e/checkpoints/last.ckpt"]
-    assert twins.score_for("e/checkpoints/last.ckpt") == (Monitor("val/hmean", "max", 0.89203), "e/checkpoints/b.ckpt")
+    assert twins.score_for(LAST) == (Monitor("val/hmean", "max", 0.89203), "e/checkpoints/b.ckpt")
     twins.note(saved("c", Monitor("val/hmean", "max", 0.5)))
-    assert twins.score_for("e/checkpoints/last.ckpt") is None
+    assert twins.score_for(LAST) is None
 
 
 def test_what_is_gone_gives_no_score_and_takes_back_what_it_gave() -> None:
@@ -59,15 +61,15 @@ def test_what_is_gone_gives_no_score_and_takes_back_what_it_gave() -> None:
     twins.note(saved("best", BEST))
     twins.note(saved("last"))
     assert twins.note(taken_over("last")) == []
-    assert twins.forget("e/checkpoints/best.ckpt") == ["e/checkpoints/last.ckpt"]
-    assert twins.score_for("e/checkpoints/last.ckpt") is None
+    assert twins.forget(Key("e/checkpoints/best.ckpt")) == ["e/checkpoints/last.ckpt"]
+    assert twins.score_for(LAST) is None
 
 
 def test_a_score_that_was_taken_over_is_no_evidence() -> None:
     twins = Twins()
     assert twins.note(saved("best")) == []
     assert twins.note(taken_over("last")) == ["e/checkpoints/last.ckpt"]
-    assert twins.score_for("e/checkpoints/best.ckpt") is None
+    assert twins.score_for(Key("e/checkpoints/best.ckpt")) is None
 
 
 def test_a_score_that_changes_is_taken_over_again() -> None:
@@ -86,7 +88,7 @@ def test_what_a_checkpoint_gets_does_not_depend_on_who_came_first(order: tuple[s
         for key in twins.note(waiting.pop(0)):
             score = twins.score_for(key)
             waiting.append(saved("c") if score is None else taken_over("c", score.monitor, score.path))
-    assert twins.score_for("e/checkpoints/c.ckpt") is None
+    assert twins.score_for(Key("e/checkpoints/c.ckpt")) is None
     assert twins.stale() == []
 
 

@@ -25,6 +25,7 @@ import pytest
 
 from ckpt_indexer import read_index
 from ckpt_indexer.index.store import Store
+from ckpt_indexer.paths import ROOT, RelPath
 from tests.index.entries import entry
 from tests.passes.doubles import Clock, Examiner, make_indexer
 
@@ -60,7 +61,7 @@ class _Play:
         self.examiner = examiner
 
     def turn(self, indexer: Indexer, events: list[dict[str, Any]]) -> None:
-        places: set[str] = set()
+        places: set[RelPath] = set()
         for event in events:
             places |= self._happen(event)
         if not indexer.store.is_current():
@@ -71,7 +72,7 @@ class _Play:
         indexer.run_for()
         indexer.commit()
 
-    def _happen(self, event: dict[str, Any]) -> set[str]:
+    def _happen(self, event: dict[str, Any]) -> set[RelPath]:
         """Change the world, and return the places that somebody noticed."""
         self.examiner.states.update(event.get("becomes", {}))
         for key in event.get("write", ()):
@@ -83,7 +84,7 @@ class _Play:
         theirs = event.get("another_writer_commits", {})
         if theirs:
             Store(str(self.folder)).commit([entry(key, status=state) for key, state in theirs.items()])
-        return {*event.get("event", ()), *([""] if event.get("pass") else [])}
+        return {*event.get("event", ()), *([ROOT] if event.get("pass") else [])}
 
 
 def _compare(expect: dict[str, Any], folder: Path, examiner: Examiner) -> None:

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from ckpt_indexer.errors import NotRegularFile, RootUnusable
-from ckpt_indexer.paths import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, is_temporary
+from ckpt_indexer.paths import ROOT, TEMPORARY_PREFIX, TEMPORARY_SUFFIX, RelPath, is_temporary
 from ckpt_indexer.tree import local
 from ckpt_indexer.tree.local import (
     check_root,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def content(root: Path, path: str) -> bytes:
-    with opened_file(root, path) as fd:
+    with opened_file(root, RelPath(path)) as fd:
         return os.read(fd, 100)
 
 
@@ -92,7 +92,7 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 
 def test_a_file_is_replaced_whole_and_its_fingerprint_told(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"old")
-    with opened_folder(tmp_path, "") as folder:
+    with opened_folder(tmp_path, ROOT) as folder:
         fingerprint = replace_file(folder, "x", b"new" * 100_000)
     assert (tmp_path / "x").read_bytes() == b"new" * 100_000
     assert fingerprint == fingerprint_of((tmp_path / "x").stat())
@@ -102,7 +102,7 @@ def test_a_file_is_replaced_whole_and_its_fingerprint_told(tmp_path: Path) -> No
 def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"precious")
     (tmp_path / "x").symlink_to("target")
-    with opened_folder(tmp_path, "") as folder:
+    with opened_folder(tmp_path, ROOT) as folder:
         replace_file(folder, "x", b"new")
     assert (tmp_path / "target").read_bytes() == b"precious"
     assert not (tmp_path / "x").is_symlink()
@@ -115,7 +115,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, mo
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with opened_folder(tmp_path, "") as folder, pytest.raises(OSError, match="Input/output error"):
+    with opened_folder(tmp_path, ROOT) as folder, pytest.raises(OSError, match="Input/output error"):
         replace_file(folder, "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
@@ -135,7 +135,7 @@ def test_data_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    with opened_folder(tmp_path, "") as folder:
+    with opened_folder(tmp_path, ROOT) as folder:
         replace_file(folder, "x", b"new")
         replace_file(folder, "y", b"new", durable=False)
     assert steps == ["fsync", "rename", "fsync", "rename"]
@@ -150,7 +150,7 @@ def test_a_temporary_file_goes_when_its_maker_is_gone(tmp_path: Path) -> None:
     gone.wait()
     for name in (temporary(gone.pid), temporary(os.getpid()), f"{TEMPORARY_PREFIX}?{TEMPORARY_SUFFIX}"):
         (tmp_path / name).write_bytes(b"")
-    assert [remove_temporary(tmp_path, name) for name in sorted(os.listdir(tmp_path))].count(True) == 2
+    assert [remove_temporary(tmp_path, RelPath(name)) for name in sorted(os.listdir(tmp_path))].count(True) == 2
     assert os.listdir(tmp_path) == [temporary(os.getpid())]
 
 
@@ -158,8 +158,8 @@ def test_an_old_temporary_file_goes_whoever_seems_to_be_its_maker(tmp_path: Path
     name = temporary(os.getpid())
     (tmp_path / name).write_bytes(b"")
     os.utime(tmp_path / name, (1, 1))
-    assert remove_temporary(tmp_path, name)
-    assert not remove_temporary(tmp_path, name)
+    assert remove_temporary(tmp_path, RelPath(name))
+    assert not remove_temporary(tmp_path, RelPath(name))
 
 
 def test_a_lock_never_makes_the_folder_it_locks(tmp_path: Path) -> None:
@@ -216,13 +216,13 @@ def test_a_temporary_file_that_could_not_be_removed_is_removed_later(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "the disk is gone")
 
-    with opened_folder(tmp_path, "") as folder, monkeypatch.context() as failing:
+    with opened_folder(tmp_path, ROOT) as folder, monkeypatch.context() as failing:
         failing.setattr(os, "replace", fail)
         failing.setattr(os, "unlink", fail)
         with pytest.raises(OSError, match="the disk is gone"):
             replace_file(folder, "x", b"")
     (name,) = os.listdir(tmp_path)
-    assert (is_temporary(name), remove_temporary(tmp_path, name), os.listdir(tmp_path)) == (True, True, [])
+    assert (is_temporary(name), remove_temporary(tmp_path, RelPath(name)), os.listdir(tmp_path)) == (True, True, [])
 
 
 def test_a_root_that_fails_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

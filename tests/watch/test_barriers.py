@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.watch.barriers import Barriers
 
 
@@ -15,8 +16,8 @@ def test_readiness_is_the_first_barrier() -> None:
 def test_a_cookie_is_released_once() -> None:
     barriers = Barriers()
     barriers.release()
-    barriers.add(["a", "b"])
-    barriers.add(["b"])
+    barriers.add([RelPath("a"), RelPath("b")])
+    barriers.add([RelPath("b")])
     assert barriers.is_open
     assert barriers.release() == {"a", "b"}
     assert (barriers.is_open, barriers.release()) == (False, set())
@@ -24,5 +25,5 @@ def test_a_cookie_is_released_once() -> None:
 
 def test_a_cookie_that_comes_before_readiness_is_released_with_it() -> None:
     barriers = Barriers()
-    barriers.add({"a"})
+    barriers.add({RelPath("a")})
     assert (barriers.release(), barriers.is_ready) == ({"a"}, True)

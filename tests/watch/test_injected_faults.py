@@ -28,6 +28,7 @@ from ckpt_indexer.paths import (
     DAEMON_STATE_NAME,
     INDEX_NAME,
     LOCK_NAME,
+    RelPath,
     is_temporary,
     sidecar_path,
 )
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 SOON_S = 20.0  # passes come every second, and pauses between attempts grow from a fraction of one
 STRACE = ("strace", "-f", "-qq")
-OLD = "r1/checkpoints/old.ckpt"  # stands before every fault
+OLD = RelPath("r1/checkpoints/old.ckpt")  # stands before every fault
 CONFIG = "r1/.hydra/config.yaml"
 
 
@@ -178,7 +179,7 @@ class Witness(threading.Thread):
         super().__init__()
         self._root = root
         self._keys = set(read_index(root).entries)
-        self._sidecars = [path for key in self._keys if (path := root / sidecar_path(key)).exists()]
+        self._sidecars = [path for key in self._keys if (path := root / sidecar_path(RelPath(key))).exists()]
         self._seen: dict[Path, Any] = {}
         self._end = threading.Event()
         self.looks = 0
@@ -336,7 +337,7 @@ def test_what_failed_alone_is_tried_again_alone(watched: Watched, tmp_path: Path
     with begin(watched, tmp_path, "open a checkpoint", "EIO"):
         os.utime(watched.root / OLD)
         wait_for(lambda: FAULTS["open a checkpoint"].said(watched))
-    wait_for((watched.root / sidecar_path(key)).exists, timeout_s=SOON_S)
+    wait_for((watched.root / sidecar_path(RelPath(key))).exists, timeout_s=SOON_S)
     watched.get_well()
     assert watched.is_right()
     entries = read_index(watched.root).entries

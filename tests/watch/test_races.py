@@ -15,6 +15,7 @@ from ckpt_indexer.passes.evidence import EvidenceReader
 from ckpt_indexer.passes.indexer import Indexer
 from ckpt_indexer.passes.known import Cause
 from ckpt_indexer.passes.scan import scan
+from ckpt_indexer.paths import Key
 from ckpt_indexer.sandbox.owner import Reader
 from tests.process import Daemon, index_equals_disk, wait_for
 
@@ -183,7 +184,7 @@ def test_without_an_interpreter_for_the_reader_no_entry_is_lost(
         assert problem is not None
         assert problem.code == "reader-crashed"
         monkeypatch.undo()
-        indexer.known.invalidate("a.ckpt", Cause.RETRY)
+        indexer.known.invalidate(Key("a.ckpt"), Cause.RETRY)
         indexer.scan_and_plan()
         indexer.finish()
     assert read_index(tmp_path).entries["a.ckpt"].status == "ok"

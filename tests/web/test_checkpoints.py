@@ -15,7 +15,7 @@ import pytest
 from ckpt_indexer import read_index
 from ckpt_indexer.index.query import Query, parse_filter, parse_order, select
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME, Key
 from ckpt_indexer.web import create_app
 from tests.index.entries import entry
 from tests.process import wait_for
@@ -86,7 +86,7 @@ def test_a_token_stays_a_place_while_checkpoints_come_and_go(tree: Path) -> None
         first = client.get("/api/checkpoints", params=query).json()
         store = Store(str(tree))
         store.load()
-        store.commit([entry("new/a.ckpt", metrics={"hmean": 0.99})], [paths(first)[-1], paths(first)[0]])
+        store.commit([entry("new/a.ckpt", metrics={"hmean": 0.99})], [Key(paths(first)[-1]), Key(paths(first)[0])])
         before = first["generation"]
 
         def second() -> Any:

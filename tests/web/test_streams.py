@@ -14,7 +14,7 @@ from ckpt_indexer import read_index
 from ckpt_indexer.index.changes import CHANGED_KEYS_MAX
 from ckpt_indexer.index.query import Query, parse_filter, select
 from ckpt_indexer.index.store import Store
-from ckpt_indexer.paths import INDEX_NAME
+from ckpt_indexer.paths import INDEX_NAME, Key
 from ckpt_indexer.web import stream
 from tests.index.entries import entry
 from tests.process import Daemon, encoded, put, wait_for
@@ -97,7 +97,9 @@ def test_a_stream_under_way_gives_what_was_there_as_it_is_when_its_turn_comes(tm
         first = next(events)["data"]
         store = Store(str(root))
         store.load()
-        store.commit([entry("e/checkpoints/019999.ckpt", epoch=-1), entry("new.ckpt")], ["e/checkpoints/019998.ckpt"])
+        store.commit(
+            [entry("e/checkpoints/019999.ckpt", epoch=-1), entry("new.ckpt")], [Key("e/checkpoints/019998.ckpt")]
+        )
         wait_for(lambda: server.get("/api/checkpoints?page_size=1").json()["generation"] == 2)
         *batches, complete = data_of(events)
     found = [each for batch in (first, *batches) for each in batch["checkpoints"]]
@@ -112,7 +114,7 @@ def test_changes_begin_with_the_generation_and_tell_what_came_changed_and_went(s
     with Server(Path(store.root)) as server, server.events("/api/changes") as events:
         assert next(events) == {"retry": "2000"}
         assert next(events) == {"event": "ready", "id": "1", "data": {"generation": 1}}
-        store.commit([entry("exp/checkpoints/1.ckpt", epoch=10), entry("new.ckpt")], ["exp/checkpoints/0.ckpt"])
+        store.commit([entry("exp/checkpoints/1.ckpt", epoch=10), entry("new.ckpt")], [Key("exp/checkpoints/0.ckpt")])
         told = next(events)
         document = json.loads((Path(store.root) / INDEX_NAME).read_text())["entries"]
         assert told == {
@@ -131,7 +133,7 @@ def test_a_client_that_comes_back_is_told_what_it_missed_in_one_event(store: Sto
         for epoch in (11, 12):
             store.commit([entry("exp/checkpoints/1.ckpt", epoch=epoch), entry(f"{epoch}.ckpt")])
             wait_for(lambda: server.get("/api/checkpoints").json()["generation"] == store.generation)
-        store.commit([], ["11.ckpt"])
+        store.commit([], [Key("11.ckpt")])
         wait_for(lambda: server.get("/api/checkpoints").json()["generation"] == store.generation)
         headers = {"Last_Event_ID": "1"} if how == "header" else {}
         with server.events("/api/changes" + ("?since=1" if how == "query" else ""), **headers) as events:

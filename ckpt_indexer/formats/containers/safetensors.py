@@ -9,6 +9,7 @@ github.com/huggingface/safetensors, README.md, and its Rust checks (``Metadata::
 from __future__ import annotations
 
 import math
+import re
 import struct
 from typing import IO
 
@@ -16,9 +17,10 @@ import msgspec
 
 from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.facts import Facts, TensorFacts
-from ckpt_indexer.formats.frameworks.checkpoint import TENSORS_MAX
+from ckpt_indexer.formats.frameworks.weights import TENSORS_MAX, describe_plain_tensors
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, ELEMENTS_MAX
+from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
 
 HEADER_MAX = 100 << 20  # bytes; the library's own limit
 METADATA_MAX = 200  # entries of ``__metadata__`` kept
@@ -91,23 +93,25 @@ def _check(tensors: dict[str, TensorHeader], begin: int, size_bytes: int) -> Non
 def describe_safetensors(stream: IO[bytes], size_bytes: int, facts: Facts) -> None:
     """Fill *facts* from the header; raises as ``read_header``."""
     tensors, metadata, _ = read_header(stream, size_bytes)
-    facts.tensors = [
+    every = [
         TensorFacts(text(name), tensor.shape, DTYPES.get(tensor.dtype, (text(tensor.dtype.lower())[:DTYPE_MAX], 0))[0])
-        for name, tensor in list(tensors.items())[:TENSORS_MAX]
+        for name, tensor in tensors.items()
     ]
+    facts.tensors = every[:TENSORS_MAX]
+    facts.role = "model" if tensors else "other"
+    describe_plain_tensors(every, facts)
     if len(tensors) > TENSORS_MAX:
         facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
     unknown = next((tensor.dtype for tensor in tensors.values() if tensor.dtype not in DTYPES), None)
     if unknown is not None:
         facts.warnings.append(f"the size of a {text(unknown)[:DTYPE_MAX]} is not known here and was not checked")
-    parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    facts.parameters = parameters if parameters <= ELEMENTS_MAX else None  # of a dtype whose size is not known
     kept = list(metadata.items())[:METADATA_MAX]
     facts.file_metadata = {text(key): text(value) for key, value in kept}
-    facts.epoch = _count(metadata.get("epoch"))
-    facts.global_step = _count(metadata.get("global_step", metadata.get("step")))
+    facts.epoch = _count(metadata, EPOCH_PATHS)
+    facts.global_step = _count(metadata, STEP_PATHS)
 
 
-def _count(value: str | None) -> int | None:
+def _count(metadata: dict[str, str], names: tuple[str, ...]) -> int | None:
     """Read a count from text: everything in ``__metadata__`` is text."""
-    return int(value) if value is not None and value.isascii() and value.isdecimal() and len(value) < 19 else None
+    found = (metadata[name] for name in names if name in metadata)
+    return next((int(text) for text in found if re.fullmatch(r"-?[0-9]{1,18}", text)), None)

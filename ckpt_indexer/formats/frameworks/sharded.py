@@ -14,16 +14,16 @@ model_parallel.py; deepspeed/runtime/engine.py (``_get_ckpt_name``, ``_get_zero_
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, TensorFacts
-from ckpt_indexer.formats.frameworks.checkpoint import STEP_KEYS, TENSORS_MAX
+from ckpt_indexer.formats.frameworks.weights import TENSORS_MAX, describe_plain_tensors
 from ckpt_indexer.formats.pickles.plain import text
-from ckpt_indexer.formats.pickles.tensors import ELEMENTS_MAX, dtype_name, shape_of
+from ckpt_indexer.formats.pickles.tensors import dtype_name, shape_of
 from ckpt_indexer.formats.pickles.unpickle import Inert
+from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -97,8 +97,8 @@ def _describe_tensors(tensors: list[TensorFacts], facts: Facts) -> None:
     facts.tensors = tensors[:TENSORS_MAX]
     if len(tensors) > TENSORS_MAX:
         facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
-    parameters = sum(math.prod(each.shape) for each in tensors)
-    facts.parameters = parameters if parameters <= ELEMENTS_MAX else None
+    facts.role = "model"
+    describe_plain_tensors(tensors, facts)
 
 
 def _saved_flat(planner_data: Any) -> bool:
@@ -121,7 +121,7 @@ def _describe_files(stored: Any, facts: Facts) -> None:
             raise FormatProblem("limit-exceeded", f"it has more than {FILES_MAX} files")
         facts.files[name] = max(facts.files.get(name, 0), offset + length)
         key = _field(index, "fqn")
-        if key == "epoch" or key in STEP_KEYS:  # one value, saved by itself
+        if key in EPOCH_PATHS or key in STEP_PATHS:  # one value, saved by itself
             facts.parts[key] = FilePart(name, offset, length)
 
 

@@ -22,7 +22,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
-from ckpt_indexer.formats.pickles.tensors import parse_tensor
+from ckpt_indexer.formats.pickles.tensors import numpy_dtype, parse_tensor
 from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Plainer:
     """Turns one file's inert objects into plain data, within one budget."""
 
     def __init__(self, fetch: Fetch, *, nodes_max: int = NODES_MAX, text_max: int = TEXT_TOTAL_MAX) -> None:
-        self._fetch = fetch
+        self.fetch = fetch
         self._nodes_left = nodes_max
         self._text_left = text_max
         self._open: set[int] = set()  # ids of the containers being walked: meeting one again is a cycle
@@ -144,7 +144,7 @@ class Plainer:
         tensor = parse_tensor(value)
         if tensor is None:
             return "tensor(?)"
-        number = self._fetch(tensor) if tensor.numel == 1 and not tensor.shape else None
+        number = self.fetch(tensor) if tensor.numel == 1 and not tensor.shape else None
         return f"tensor(shape={list(tensor.shape)}, dtype={tensor.dtype})" if number is None else number
 
     def _object(self, value: Inert) -> Any:
@@ -205,7 +205,7 @@ class Plainer:
     def numpy_scalar(self, value: Inert) -> Any:
         if len(value.args) != 2:
             return NotImplemented
-        dtype = _numpy_dtype(value.args[0])
+        dtype = numpy_dtype(value.args[0])
         numbers = _numpy_values(dtype, _raw_bytes(value.args[1]))
         return numbers[0] if numbers else text(f"{dtype or 'numpy'} scalar")
 
@@ -213,14 +213,14 @@ class Plainer:
         state = value.state
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
             return NotImplemented
-        return self._array(_numpy_dtype(state[2]), self._list(state[1]), _raw_bytes(state[4]))
+        return self._array(numpy_dtype(state[2]), self._list(state[1]), _raw_bytes(state[4]))
 
     def numpy_buffer(self, value: Inert) -> Any:
         """``_frombuffer(data, dtype, shape, order)``: an array as protocol 5 writes it."""
         if len(value.args) != 4 or not isinstance(value.args[2], tuple):
             return NotImplemented
         data, dtype, shape, _ = value.args
-        return self._array(_numpy_dtype(dtype), self._list(shape), _raw_bytes(data))
+        return self._array(numpy_dtype(dtype), self._list(shape), _raw_bytes(data))
 
     def _array(self, dtype: str | None, shape: list[Any], data: bytes) -> Any:
         numbers = _numpy_values(dtype, data) if len(shape) == 1 else None
@@ -247,14 +247,6 @@ def _raw_bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("latin1", "replace")
     return bytes(value) if isinstance(value, bytes | bytearray) else b""
-
-
-def _numpy_dtype(value: Any) -> str | None:
-    """Read ``dtype('f8', False, True)`` and its byte order: ``'<f8'``."""
-    if not isinstance(value, Inert) or not value.args or not isinstance(value.args[0], str):
-        return None
-    order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
-    return f"{order if order in ('<', '>') else '<'}{value.args[0]}"[:20]
 
 
 def _numpy_values(dtype: str | None, data: bytes) -> list[Any] | None:

@@ -66,6 +66,22 @@ ITEM_BYTES = {
     "int16": 2,
     "uint16": 2,
 }  # fmt: skip - every other dtype takes one byte an element
+NUMPY_DTYPES = {
+    "f2": "float16",
+    "f4": "float32",
+    "f8": "float64",
+    "c8": "complex64",
+    "c16": "complex128",
+    "b1": "bool",
+    "i1": "int8",
+    "i2": "int16",
+    "i4": "int32",
+    "i8": "int64",
+    "u1": "uint8",
+    "u2": "uint16",
+    "u4": "uint32",
+    "u8": "uint64",
+}  # fmt: skip - numpy's code of a type -> torch's name
 _STORAGES = {name: (dtype, ITEM_BYTES.get(dtype, 1)) for name, dtype in DTYPE_OF_STORAGE.items()}
 
 
@@ -110,6 +126,17 @@ def parse_storage(persistent_id: Any) -> Storage | None:
     if dtype is None or not isinstance(key, str) or not _is_count(numel) or not _is_count(view_offset):
         return None
     return Storage(key, dtype, numel, numel * item_bytes, view_offset)
+
+
+def plain_storage(persistent_id: Any) -> tuple[str, int] | None:
+    """Return key and bytes of a storage that is described as torch does it now; as ``parse_storage``, but quick."""
+    try:
+        tag, kind, key, _, numel = persistent_id
+        size: int = numel * _STORAGES[kind.qualname][1]
+        is_plain = tag == "storage" and type(key) is str and type(numel) is int and isinstance(kind, type)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+    return (key, size) if is_plain and 0 <= size <= ELEMENTS_MAX else None
 
 
 def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:
@@ -226,8 +253,17 @@ def _unwrapped(value: Inert) -> Any:
 
 
 def _parse_special(value: Inert) -> Tensor | None:
-    """Read the rebuild functions of torch/_utils.py that name shape and dtype themselves."""
+    """Read the rebuild functions of torch/_utils.py that name shape and dtype themselves, and older ways to pickle."""
     name, args = type(value).qualname, value.args
+    if name in ("Parameter", "Variable") and args:  # torch 0.1 to 0.3; (data, …)
+        return parse_tensor(args[0])
+    if name.endswith("Tensor") and isinstance(value.state, tuple) and len(value.state) == 4:  # torch 0.1
+        return parse_tensor(TensorRef(*value.state))
+    if name == "_rebuild_device_tensor_from_cpu_tensor" and args:
+        return parse_tensor(args[0])
+    if name in ("_rebuild_device_tensor_from_numpy", "_rebuild_xla_tensor", "_rebuild_mlc_tensor") and len(args) >= 2:
+        array, dtype = parse_array(args[0]), dtype_name(args[1])
+        return None if array is None or dtype is None else msgspec.structs.replace(array, dtype=dtype)
     if name == "_rebuild_qtensor" and len(args) >= 4:
         storage = parse_storage(args[0])
         return None if storage is None else _tensor(args[2], storage.dtype, storage, args[1])
@@ -245,3 +281,26 @@ def _parse_special(value: Inert) -> Tensor | None:
         values = parse_tensor(args[1][at])
         return None if values is None else _tensor(args[1][at + 1], values.dtype, None)
     return None
+
+
+def parse_array(value: Any) -> Tensor | None:
+    """Read the stand-in of a numpy array as a tensor without a storage, ``None`` for everything else."""
+    if not isinstance(value, Inert):
+        return None
+    name, state = type(value).qualname, value.state
+    if name == "_reconstruct" and isinstance(state, tuple) and len(state) == 5:
+        shape, dtype = state[1], numpy_dtype(state[2])
+    elif name == "_frombuffer" and len(value.args) == 4:
+        dtype, shape = numpy_dtype(value.args[1]), value.args[2]
+    else:
+        return None
+    known = NUMPY_DTYPES.get(dtype[1:]) if dtype else None
+    return None if known is None else _tensor(shape, known, None)
+
+
+def numpy_dtype(value: Any) -> str | None:
+    """Read ``dtype('f8', False, True)`` and its byte order: ``'<f8'``."""
+    if not isinstance(value, Inert) or not value.args or not isinstance(value.args[0], str):
+        return None
+    order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
+    return f"{order if order in ('<', '>') else '<'}{value.args[0]}"[:20]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer.formats.facts import NonFinite
-from ckpt_indexer.formats.frameworks.checkpoint import find_state_dict
+from ckpt_indexer.formats.frameworks.weights import find_state_dict
 from ckpt_indexer.formats.pickles.modules import state_dict_of_module
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import (

@@ -35,6 +35,7 @@ from ckpt_indexer.backoff import Backoff
 from ckpt_indexer.errors import reason_of
 from ckpt_indexer.formats.pickles.plain import Plainer
 from ckpt_indexer.model import Problem
+from ckpt_indexer.paths import RelPath, split
 from ckpt_indexer.trackers.wandb.run import Run, RunPath
 from ckpt_indexer.tree.local import opened_file, opened_folder, replace_file
 
@@ -251,7 +252,7 @@ class Lookup:
             return None
 
     def _write(self, run: RunPath, cached: _Cached) -> None:
-        folder, _, name = _cache_path(run).rpartition("/")
+        folder, name = split(_cache_path(run))
         os.makedirs(os.path.join(self._cache_dir, folder), mode=0o700, exist_ok=True)
         with opened_folder(self._cache_dir, folder) as folder_fd:
             replace_file(folder_fd, name, msgspec.json.encode(cached), durable=False)
@@ -278,10 +279,10 @@ def default_cache_dir() -> str:
     return os.path.join(platformdirs.user_cache_dir("ckpt-indexer"), "wandb")
 
 
-def _cache_path(run: RunPath) -> str:
+def _cache_path(run: RunPath) -> RelPath:
     """Name a run's file; the default entity's folder is one that no entity can have."""
     parts = (" " if part is None else urllib.parse.quote(part, safe=" ") for part in run)
-    return "/".join(parts) + ".json"
+    return RelPath("/".join(parts) + ".json")
 
 
 def _is_current(cached: _Cached) -> bool:

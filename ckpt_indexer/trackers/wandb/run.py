@@ -40,12 +40,14 @@ from ckpt_indexer import paths
 from ckpt_indexer.errors import NotRegularFile
 from ckpt_indexer.formats.facts import LoggedRow, RunLog
 from ckpt_indexer.model import Fingerprint
+from ckpt_indexer.paths import Key
 from ckpt_indexer.tree.local import opened_file, opened_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ckpt_indexer.formats.facts import YamlFacts
+    from ckpt_indexer.paths import RelPath
 
 FOLDER = "wandb"
 LISTED_MAX = 10_000  # names looked at in one wandb/ folder; 20 us each
@@ -80,7 +82,7 @@ class Run(msgspec.Struct, kw_only=True):
     config: dict[str, Any] = {}  # plain data, of the shape that the training gave it
     rows: list[LoggedRow] = []  # what was logged, in its order
     started_ns: int | None = None  # since 1970
-    path: str | None = None  # key of its (oldest) folder, ``None`` if it is known from elsewhere
+    path: Key | None = None  # of its (oldest) folder, ``None`` if it is known from elsewhere
     fingerprint: Fingerprint | None = None
 
     @property
@@ -115,7 +117,7 @@ def parse_run_folder(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-def is_own_file(path: str) -> bool:
+def is_own_file(path: RelPath) -> bool:
     """Return whether the file at *path* is wandb's record of a run, and no configuration of anybody's.
 
     >>> is_own_file("a/wandb/run-20261121_070633-el1e2may/files/config.yaml"), is_own_file("a/files/config.yaml")
@@ -125,14 +127,14 @@ def is_own_file(path: str) -> bool:
     return parts[-2:-1] == ["files"] and parts[-4:-3] == [FOLDER] and parse_run_folder(parts[-3]) is not None
 
 
-def list_runs(root: str, folder: str) -> dict[str, list[str]]:
-    """List the run folders in *folder*'s ``wandb/``: by run id, the paths relative to *root*, the oldest first.
+def list_runs(root: str, folder: RelPath) -> dict[str, list[RelPath]]:
+    """List the run folders in *folder*'s ``wandb/``: by run id, the oldest first.
 
     Raises:
         OSError: it is there and cannot be listed; what it holds is not known.
 
     """
-    place = posixpath.join(folder, FOLDER)
+    place = paths.join(folder, FOLDER)
     try:
         with opened_folder(root, place) as folder_fd, os.scandir(folder_fd) as entries:
             names = [entry.name for entry in islice(entries, LISTED_MAX) if entry.is_dir(follow_symlinks=False)]
@@ -140,18 +142,20 @@ def list_runs(root: str, folder: str) -> dict[str, list[str]]:
         if error.errno not in _OUT_OF_REACH:
             raise
         return {}
-    runs: dict[str, list[str]] = {}
+    runs: dict[str, list[RelPath]] = {}
     found = [(*parsed, name) for name in names if (parsed := parse_run_folder(name))]
     for _, run_id, name in sorted(found):
-        runs.setdefault(run_id, []).append(f"{place}/{name}")
+        runs.setdefault(run_id, []).append(paths.join(place, name))
     return runs
 
 
-def find_run(path: str, listed: Mapping[str, Mapping[str, Sequence[str]]], *, home: str | None = None) -> Sequence[str]:
+def find_run(
+    path: RelPath, listed: Mapping[RelPath, Mapping[str, Sequence[RelPath]]], *, home: RelPath | None = None
+) -> Sequence[RelPath]:
     """Find the folders of the run that the checkpoint at *path* belongs to, as far as names tell; then ask ``belongs``.
 
     *listed* has what ``list_runs`` gave, by the folder it was given; *home* is the folder that the checkpoint's
-    configuration describes. Paths are as the operating system has them (``os.fsdecode``d), no keys.
+    configuration describes.
 
     >>> listed = {"a": {"el1e2may": ["a/wandb/run-20261121_070633-el1e2may"], "k705v87j": ["…"]}}
     >>> find_run("a/project/el1e2may/checkpoints/last.ckpt", listed)
@@ -169,12 +173,12 @@ def find_run(path: str, listed: Mapping[str, Mapping[str, Sequence[str]]], *, ho
                 return listed[folder][part]
     if not above or len(listed[above[0]]) > 1:
         return ()
-    experiment = paths.place_of(path).experiment
-    homes = (posixpath.dirname(path), "" if experiment == "." else experiment, home)
+    experiment = paths.place_of(paths.to_key(path)).experiment
+    homes = (paths.split(path)[0], paths.ROOT if experiment == "." else paths.to_path(experiment), home)
     return next(iter(listed[above[0]].values())) if above[0] in homes else ()
 
 
-def belongs(run: Run, path: str, mtime_ns: int) -> bool:
+def belongs(run: Run, path: RelPath, mtime_ns: int) -> bool:
     """Return whether the run that was found for the checkpoint at *path* can have written it.
 
     Its path may say so (rules 1 and 2). Otherwise the run must be known to have begun before: somebody trained here
@@ -184,7 +188,7 @@ def belongs(run: Run, path: str, mtime_ns: int) -> bool:
     return run.id in ids or (run.started_ns is not None and mtime_ns >= run.started_ns - CLOCK_NS)
 
 
-def stat_run(root: str, folders: Sequence[str]) -> RunStat | None:
+def stat_run(root: str, folders: Sequence[RelPath]) -> RunStat | None:
     """Return the fingerprints of the run that has these *folders*.
 
     The entry's changes when the run is resumed, when it writes ``config.yaml`` (an online run's last act), and when its
@@ -203,14 +207,14 @@ def stat_run(root: str, folders: Sequence[str]) -> RunStat | None:
             size += log.st_size
             written = max(written, log.st_mtime_ns)
             inode = inode or log.st_ino
-        config = _lstat(root, f"{folder}/files/{paths.CONFIG_NAME}")
+        config = _lstat(root, _config_path(folder))
         configured = max(configured, 0 if config is None else config.st_mtime_ns)
     if not inode:
         return None
     return RunStat((classes, configured, inode), (size, max(configured, written), inode))
 
 
-def read_run(root: str, folders: Sequence[str], fingerprint: Fingerprint, reads: Reads) -> Run:
+def read_run(root: str, folders: Sequence[RelPath], fingerprint: Fingerprint, reads: Reads) -> Run:
     """Read the run that has these *folders* (at least one); what is broken is left out.
 
     Raises:
@@ -219,7 +223,7 @@ def read_run(root: str, folders: Sequence[str], fingerprint: Fingerprint, reads:
     """
     run = Run(id=_id_of(folders[0]), path=paths.to_key(folders[0]), fingerprint=fingerprint)
     for folder in folders[:LEGS_MAX]:
-        with _reachable(), opened_file(root, f"{folder}/files/{paths.CONFIG_NAME}") as descriptor:
+        with _reachable(), opened_file(root, _config_path(folder)) as descriptor:
             loaded = reads.read_yaml(descriptor)
             if loaded.is_unread:
                 raise OSError(errno.EIO, "the run's configuration cannot be read")
@@ -275,17 +279,21 @@ def unwrap_config(document: Any) -> dict[str, Any]:
     }
 
 
-def _id_of(path: str) -> str:
+def _id_of(path: RelPath) -> str:
     parsed = parse_run_folder(posixpath.basename(path))
     assert parsed is not None  # names come from list_runs, paths from find_run
     return parsed[1]
 
 
-def _log_path(folder: str) -> str:
-    return f"{folder}/run-{_id_of(folder)}.wandb"
+def _log_path(folder: RelPath) -> RelPath:
+    return paths.join(folder, f"run-{_id_of(folder)}.wandb")
 
 
-def _lstat(root: str, path: str) -> os.stat_result | None:
+def _config_path(folder: RelPath) -> RelPath:
+    return paths.join(folder, f"files/{paths.CONFIG_NAME}")
+
+
+def _lstat(root: str, path: RelPath) -> os.stat_result | None:
     try:
         return os.lstat(os.path.join(root, path))
     except OSError as error:

@@ -11,22 +11,22 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from ckpt_indexer.paths import COOKIE_PREFIX
+from ckpt_indexer.paths import COOKIE_PREFIX, ROOT, RelPath, split
 
 HINTS_MAX = 8_192  # paths; a pass over everything costs about as much as scanning so many one by one
 FOLDER_MAX = 512  # paths of one folder that become the folder when there are too many: listing it costs less
-EVERYTHING = ""
+EVERYTHING = ROOT
 
 
 class Hints:
     """A set of places to scan, and a way to wait for it to fill."""
 
     def __init__(self) -> None:
-        self._paths: set[str] = set()
+        self._paths: set[RelPath] = set()
         self._woken = threading.Condition()
         self._interrupted = False
 
-    def add(self, path: str) -> None:
+    def add(self, path: RelPath) -> None:
         """Ask for a scan of *path* and below; ``EVERYTHING`` for the whole tree."""
         with self._woken:
             if len(self._paths) >= HINTS_MAX:
@@ -49,7 +49,7 @@ class Hints:
         with self._woken:
             self._woken.wait_for(lambda: self._interrupted, seconds)
 
-    def drain(self, timeout_s: float) -> set[str]:
+    def drain(self, timeout_s: float) -> set[RelPath]:
         """Remove and return all hints, after waiting up to *timeout_s* for the first."""
         with self._woken:
             if not self._paths and not self._interrupted and timeout_s > 0:
@@ -59,12 +59,12 @@ class Hints:
             return paths
 
 
-def is_cookie(path: str) -> bool:
+def is_cookie(path: RelPath) -> bool:
     """Return whether *path* is a barrier's cookie: a file in the root whose event somebody waits for."""
     return path.startswith(COOKIE_PREFIX) and path.removeprefix(COOKIE_PREFIX).replace("-", "").isalnum()
 
 
-def _collapsed(paths: set[str]) -> set[str]:
+def _collapsed(paths: set[RelPath]) -> set[RelPath]:
     """Return fewer hints that cover *paths*: half of ``HINTS_MAX`` at most, cookies aside."""
     cookies = set(filter(is_cookie, paths))
     counts = Counter(_folder_of(path) for path in paths if path not in cookies)
@@ -74,5 +74,5 @@ def _collapsed(paths: set[str]) -> set[str]:
     return full | {path for path in paths if path in cookies or _folder_of(path) not in full}
 
 
-def _folder_of(path: str) -> str:
-    return path.rpartition("/")[0]
+def _folder_of(path: RelPath) -> RelPath:
+    return split(path)[0]

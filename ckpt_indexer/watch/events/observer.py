@@ -26,6 +26,7 @@ from watchdog.events import FileDeletedEvent
 from ckpt_indexer import paths
 from ckpt_indexer.backoff import Backoff
 from ckpt_indexer.errors import WatchFailed, reason_of
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.watch.events.emitter import InotifyEmitter, WatchGap
 from ckpt_indexer.watch.events.hints import EVERYTHING, Hints, is_cookie
 from ckpt_indexer.watch.events.mounts import Mount, read_mounts
@@ -66,7 +67,7 @@ class TreeObserver:
         self._keeper = keeper
         self._should_stop = should_stop
         self._emitter: InotifyEmitter | None = None
-        self._gaps: collections.deque[tuple[str, str]] = collections.deque(maxlen=GAPS_MAX)  # path, reason
+        self._gaps: collections.deque[tuple[RelPath, str]] = collections.deque(maxlen=GAPS_MAX)  # path, reason
         self._mounts: list[Mount] = []  # as they were when the emitter was started
         self._watch_limit = 0  # when watches ran out
         self._restarts = Backoff(RESTART_FIRST_S, RESTART_LAST_S)
@@ -86,7 +87,7 @@ class TreeObserver:
         self._mounts = read_mounts(self._real_root)
         remote = next((mount for mount in self._mounts if mount.is_remote), None)
         if remote is not None:
-            message = f"{paths.to_key(remote.path)} is {remote.type}: what other machines write there causes no events"
+            message = f"{paths.to_text(remote.path)} is {remote.type}: what other machines write there causes no events"
             self._keeper.set("network", message, "nothing to do: the tree is looked at every few seconds instead")
         try:
             emitter.start()
@@ -141,9 +142,9 @@ class TreeObserver:
         """Start the next self-test with the next ``check``; one that is under way counts no more."""
         self._test.request(time.monotonic())
 
-    def check(self) -> set[str]:
+    def check(self) -> set[RelPath]:
         """Check that watching still works; return the places that must be scanned because no events arrive for them."""
-        places, now_s = set[str](), time.monotonic()
+        places, now_s = set[RelPath](), time.monotonic()
         if self._emitter is not None and not self._emitter.is_alive():
             self.lost = self.lost or "dead thread"
         if self._test.has_failed(now_s):
@@ -162,7 +163,7 @@ class TreeObserver:
                 places.add(EVERYTHING)
         return places
 
-    def receive_test_cookie(self, cookies: set[str]) -> bool:
+    def receive_test_cookie(self, cookies: set[RelPath]) -> bool:
         """Remove the self-test's cookie from those whose events have come; return whether it was among them."""
         if self._test.cookie not in cookies:
             return False
@@ -173,7 +174,7 @@ class TreeObserver:
         self._keeper.clear("blind")
         return True
 
-    def is_test_cookie(self, name: str) -> bool:
+    def is_test_cookie(self, name: RelPath) -> bool:
         return name == self._test.cookie
 
     def report_pass(self, folders: int) -> None:
@@ -188,7 +189,7 @@ class TreeObserver:
 
     def _on_event(self, event: FileSystemEvent) -> None:
         """Turn an event into a hint or a gap; called in the emitter's thread, and never raises."""
-        path = os.fsdecode(event.src_path)[len(self._real_root) + 1 :]
+        path = RelPath(os.fsdecode(event.src_path)[len(self._real_root) + 1 :])
         if isinstance(event, WatchGap):
             self._on_gap(path, event)
         elif event.is_directory:
@@ -205,7 +206,7 @@ class TreeObserver:
             for subject in paths.subjects_of(path, self._suffixes):
                 self._hints.add(subject)
 
-    def _on_gap(self, path: str, event: WatchGap) -> None:
+    def _on_gap(self, path: RelPath, event: WatchGap) -> None:
         """Record that events are lost or will be."""
         if event.lost:
             self.lost = event.reason
@@ -215,7 +216,7 @@ class TreeObserver:
             self._hints.interrupt()
 
     def _begin_test(self, now_s: float) -> None:
-        name = f"{paths.COOKIE_PREFIX}test-{os.getpid()}"
+        name = RelPath(f"{paths.COOKIE_PREFIX}test-{os.getpid()}")
         self._unlink(name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
@@ -226,7 +227,7 @@ class TreeObserver:
         else:
             self._test.report_begun(now_s, name)
 
-    def _report_out_of_watches(self, place: str) -> None:
+    def _report_out_of_watches(self, place: RelPath) -> None:
         self._watch_limit = _watch_limit()
         folders = sum(1 for _ in os.walk(self._real_root))
         self._keeper.set(
@@ -235,7 +236,7 @@ class TreeObserver:
             f"sysctl fs.inotify.max_user_watches={self._watch_limit + 2 * folders}",
         )
 
-    def _unlink(self, name: str) -> None:
+    def _unlink(self, name: RelPath) -> None:
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._real_root, name))
 
@@ -253,7 +254,7 @@ def _wanted(suffixes: tuple[str, ...]) -> Callable[[bytes, bytes], bool]:
         return (
             name.endswith(ends)
             or name.startswith(_COOKIE)
-            or name in (_INDEX, _CONFIG)
+            or name in _NAMES
             or folder.endswith(own)
             or any(part in folder for part in inside)
         )
@@ -261,7 +262,8 @@ def _wanted(suffixes: tuple[str, ...]) -> Callable[[bytes, bytes], bool]:
     return is_wanted
 
 
-_COOKIE, _INDEX, _CONFIG = map(os.fsencode, (paths.COOKIE_PREFIX, paths.INDEX_NAME, paths.CONFIG_NAME))
+_COOKIE = os.fsencode(paths.COOKIE_PREFIX)
+_NAMES = frozenset(map(os.fsencode, (paths.INDEX_NAME, paths.CONFIG_NAME, *paths.SETTINGS_NAMES)))
 
 
 def _watch_limit() -> int:

@@ -6,6 +6,11 @@ not jump, given as arguments; who writes and removes the file is ``observer``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckpt_indexer.paths import RelPath
+
 TIMEOUT_S = 10.0  # half the interval where that is less: two failures, then a pass, within systemd's limit
 FAILURES_MAX = 2  # in a row; then passes are relied on
 
@@ -16,7 +21,7 @@ class SelfTest:
     """The test under way, or the next one; one thread uses it."""
 
     def __init__(self, interval_s: float) -> None:
-        self.cookie: str | None = None  # of the test under way
+        self.cookie: RelPath | None = None  # of the test under way
         self._interval_s = interval_s
         self._timeout_s = min(TIMEOUT_S, interval_s / 2)
         self._next_s = _NEVER_S
@@ -37,7 +42,7 @@ class SelfTest:
         """Return whether a test should begin."""
         return self.cookie is None and now_s >= self._next_s
 
-    def report_begun(self, now_s: float, cookie: str | None) -> None:
+    def report_begun(self, now_s: float, cookie: RelPath | None) -> None:
         """Record that a test has begun; without a *cookie*, for want of room, it is tried again an interval later."""
         self._next_s = now_s + self._interval_s
         if cookie is not None:

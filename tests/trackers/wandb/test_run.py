@@ -23,6 +23,7 @@ from ckpt_indexer.formats.facts import LoggedRow, RunLog
 from ckpt_indexer.metadata.compose import canonical_name
 from ckpt_indexer.metadata.sidecar import parse_sidecar
 from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.paths import ROOT, RelPath, ancestors
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.trackers.wandb import log as wandb_log
 from ckpt_indexer.trackers.wandb.log import read_log
@@ -77,10 +78,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Sa
     return str(root), {key: Saved(**facts) for key, facts in saved.items()}
 
 
-def run_of(root: str, path: str, reads: Reader, *, home: str | None = None) -> Run | None:
+def run_of(root: str, path: RelPath, reads: Reader, *, home: RelPath | None = None) -> Run | None:
     """Do what the indexer does: list above the checkpoint, find, stat, read, ask whether it belongs."""
-    folders = ["/".join(path.split("/")[:count]) for count in range(path.count("/") + 1)]
-    listed = {folder: list_runs(root, folder) for folder in folders}
+    listed = {folder: list_runs(root, folder) for folder in ancestors(path)}
     found = find_run(path, listed, home=home)
     status = stat_run(root, found)
     if status is None:
@@ -168,7 +168,7 @@ def test_a_score_of_an_older_checkpoint_stands_beside_the_last_step_and_is_not_t
 def test_a_resumed_run_is_one_run_known_by_its_oldest_folder(trained, reads) -> None:
     root, saved = trained
     runs = [run_of(root, path, reads) for path in saved if path.startswith("resumed/")]
-    ((run_id, (oldest, newest)),) = list_runs(root, "resumed").items()
+    ((run_id, (oldest, newest)),) = list_runs(root, RelPath("resumed")).items()
     run = runs[0]
     assert run is not None
     assert [run.path, run.id, runs] == [oldest, run_id, [run, run, run]]
@@ -201,7 +201,7 @@ def online(tmp_path: Path) -> Path:
 
 def read(online: Path, reads: Reader) -> Run:
     root = str(online.parents[2])
-    folders = list_runs(root, "exp")["el1e2may"]
+    folders = list_runs(root, RelPath("exp"))["el1e2may"]
     status = stat_run(root, folders)
     assert status is not None
     return read_run(root, folders, status.fingerprint, reads)
@@ -246,13 +246,13 @@ def test_nothing_is_read_through_a_link(online, reads, tmp_path) -> None:
     log = online / f"run-{A[-8:]}.wandb"
     log.rename(tmp_path / "log")
     log.symlink_to(tmp_path / "log")
-    assert stat_run(str(tmp_path), [f"exp/wandb/{A}"]) is None
+    assert stat_run(str(tmp_path), [RelPath(f"exp/wandb/{A}")]) is None
     online.rename(tmp_path / A)
     online.symlink_to(tmp_path / A)
-    assert list_runs(str(tmp_path), "exp") == {}  # nor is latest-run a run's folder
+    assert list_runs(str(tmp_path), RelPath("exp")) == {}  # nor is latest-run a run's folder
     online.parent.rename(tmp_path / "elsewhere")
     online.parent.symlink_to(tmp_path / "elsewhere")
-    assert list_runs(str(tmp_path), "exp") == {}
+    assert list_runs(str(tmp_path), RelPath("exp")) == {}
 
 
 @pytest.mark.parametrize(
@@ -262,12 +262,12 @@ def test_nothing_is_read_through_a_link(online, reads, tmp_path) -> None:
 )
 def test_other_names_are_no_run_folders(tmp_path, name) -> None:
     (tmp_path / "wandb" / name).mkdir(parents=True)
-    assert list_runs(str(tmp_path), "") == {}
+    assert list_runs(str(tmp_path), ROOT) == {}
 
 
 def test_a_folder_without_the_log_that_its_name_promises_is_no_run(online, tmp_path) -> None:
     (online / f"run-{A[-8:]}.wandb").rename(online / "run-el1e2may-suffix.wandb")
-    assert stat_run(str(tmp_path), [f"exp/wandb/{A}"]) is None
+    assert stat_run(str(tmp_path), [RelPath(f"exp/wandb/{A}")]) is None
 
 
 # --- which run ---
@@ -299,17 +299,17 @@ def test_a_run_is_found_by_names_or_not_at_all(tmp_path, path, listed, home, run
     for folder, names in listed.items():
         for name in names:
             (tmp_path / folder / "wandb" / name).mkdir(parents=True)
-    runs = {folder: list_runs(str(tmp_path), folder) for folder in ("", "e", "p")}
+    runs = {folder: list_runs(str(tmp_path), folder) for folder in map(RelPath, ("", "e", "p"))}
     assert next(iter(find_run(path, runs, home=home)), None) == run
 
 
 def test_a_run_wrote_nothing_before_it_began_but_what_its_name_is_on() -> None:
     run = Run(id="el1e2may", started_ns=1000 * 10**9)
-    assert belongs(run, "e/checkpoints/x.ckpt", 1000 * 10**9)
-    assert not belongs(run, "e/checkpoints/x.ckpt", 900 * 10**9)
-    assert belongs(run, "e/el1e2may/x.ckpt", 900 * 10**9)
-    assert belongs(run, f"e/wandb/{A}/x.ckpt", 900 * 10**9)
-    assert not belongs(Run(id="el1e2may"), "e/checkpoints/x.ckpt", 900 * 10**9)  # not known yet
+    assert belongs(run, RelPath("e/checkpoints/x.ckpt"), 1000 * 10**9)
+    assert not belongs(run, RelPath("e/checkpoints/x.ckpt"), 900 * 10**9)
+    assert belongs(run, RelPath("e/el1e2may/x.ckpt"), 900 * 10**9)
+    assert belongs(run, RelPath(f"e/wandb/{A}/x.ckpt"), 900 * 10**9)
+    assert not belongs(Run(id="el1e2may"), RelPath("e/checkpoints/x.ckpt"), 900 * 10**9)  # not known yet
 
 
 # --- fingerprint ---
@@ -317,7 +317,7 @@ def test_a_run_wrote_nothing_before_it_began_but_what_its_name_is_on() -> None:
 
 def test_the_entries_fingerprint_stands_while_the_log_grows_and_the_exact_one_does_not(online, tmp_path) -> None:
     def fingerprints() -> tuple[Fingerprint, Fingerprint]:
-        status = stat_run(str(tmp_path), list_runs(str(tmp_path), "exp")["el1e2may"])
+        status = stat_run(str(tmp_path), list_runs(str(tmp_path), RelPath("exp"))["el1e2may"])
         assert status is not None
         return status.fingerprint, status.exact
 

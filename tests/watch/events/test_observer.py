@@ -20,6 +20,7 @@ from watchdog.events import (
 from ckpt_indexer import paths
 from ckpt_indexer.daemon_state import DaemonState
 from ckpt_indexer.errors import WatchFailed
+from ckpt_indexer.paths import ROOT
 from ckpt_indexer.watch.events.emitter import InotifyEmitter, WatchGap
 from ckpt_indexer.watch.events.hints import EVERYTHING, Hints
 from ckpt_indexer.watch.events.observer import TreeObserver, _wanted
@@ -116,7 +117,7 @@ def test_a_self_test_without_an_event_restarts_and_the_second_makes_it_blind(
     now_s = observer.due_s()
     observer.check()
     observer._restarts.failed(now_s)
-    assert observer.receive_test_cookie({observer._test.cookie or ""})  # events are back
+    assert observer.receive_test_cookie({observer._test.cookie or ROOT})  # events are back
     assert (codes(observer), observer._restarts.delay_s) == ([], 0.0)
     assert found == [(set(), "self-test", []), ({EVERYTHING}, None, ["blind"])]
 
