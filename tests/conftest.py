@@ -17,7 +17,32 @@ settings.load_profile("any machine")
 pytest.register_assert_rewrite("tests.process")
 pytest_plugins = ["tests.checkpoint_files"]
 
+# In the order of how long they take, from a minute down to a quarter of one.
+LONGEST = (
+    "tests/web/test_page.py",
+    "tests/hostile/test_hostile.py",
+    "tests/test_systemd_boot.py",
+    "tests/benchmarks/test_suite.py",
+    "tests/watch/test_faults.py",
+    "tests/web/test_manual.py",
+    "tests/watch/test_training_run.py",
+    "tests/web/test_openapi.py",
+    "tests/watch/test_scale.py",
+    "tests/catalog/test_backend.py",
+    "tests/test_every_field.py",
+)
 CORPUS = Path(os.environ.get("CKPT_INDEXER_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep xdist from starting the files with the fewest tests last: some of these take the longest."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first: xdist hands out whole files, and one that begins last is waited for alone."""
+    places = {config.rootpath / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COMMAND = str(Path(sys.executable).with_name("ckpt-indexer"))
 TIMEOUT_S = 60.0  # how long a test waits before it calls something broken; the machine may be busy
 _PACE_S = 0.005
+QUEUE_MAX = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 
 def wait_for(condition: Callable[[], Any], *, timeout_s: float = TIMEOUT_S) -> Any:
@@ -62,6 +63,17 @@ def put(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def overflow_queue(folder: Path) -> None:
+    """Cause more events in a watched folder than the kernel queues, by one file that is gone again afterwards.
+
+    The queue stays full as long as nothing reads it: no event that comes later is queued.
+    """
+    path = folder / "written-and-deleted"
+    for _ in range(QUEUE_MAX // 2 + 1):  # each time it is created, closed and deleted
+        path.write_bytes(b"")
+        path.unlink()
 
 
 def status_of(root: Path) -> dict[str, Any]:

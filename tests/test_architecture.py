@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 import ckpt_indexer
+from tests.conftest import LONGEST
 
 PACKAGE = Path(ckpt_indexer.__file__).parent
 LAYERS = (  # from the bottom; a room imports from lower ones only, and never from a neighbour of its own layer
@@ -191,6 +192,10 @@ def attributes(node: ast.ClassDef) -> set[str]:
         for target in [each]
         if isinstance(target.value, ast.Name) and target.value.id == "self"
     }
+
+
+def test_the_test_files_that_start_first_are_there() -> None:
+    assert [name for name in LONGEST if not (PACKAGE.parent / name).is_file()] == []
 
 
 def test_no_object_has_more_than_a_dozen_attributes() -> None:

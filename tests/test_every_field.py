@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
 from ckpt_indexer import read_index
+from ckpt_indexer.paths import INDEX_NAME, LOCK_NAME, SIDECAR_SUFFIX
 from tests.process import TIMEOUT_S, Daemon, index_equals_disk, run
 
 CONFIG = """
@@ -42,22 +44,39 @@ callbacks:
 HMEAN = (0.5, 0.875, 0.25)
 
 
-@pytest.mark.parametrize("by", ["callback", "daemon", "rebuild"])
-def test_the_sidecar_of_a_run_that_knew_everything_has_every_field(tmp_path: Path, by: str) -> None:
+class Trained(NamedTuple):
+    """What the training left, and the identifier of its Weights & Biases run."""
+
+    root: Path
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The run, trained once, with the sidecars and the index that the callback wrote."""
     pytest.importorskip("wandb")
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    root = tmp_path / "outputs"
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "config.yaml").write_text(CONFIG)
     environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        environment[name] = str(tmp_path / name)
-    changes = [] if by == "callback" else ["+callbacks.metadata.generate_on_save=false"]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.test_every_field", *changes]
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "CONFIG_FOLDER": str(tmp_path)}
-    trained = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=2 * TIMEOUT_S, check=False
+        environment[name] = str(folder / name)
+    command = [sys.executable, "-W", "ignore", "-m", "tests.test_every_field"]
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "CONFIG_FOLDER": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=2 * TIMEOUT_S, check=False
     )
-    assert trained.returncode == 0, trained.stderr
-    run_id = json.loads(trained.stdout.splitlines()[-1])["run_id"]
+    assert done.returncode == 0, done.stderr
+    return Trained(folder / "outputs", json.loads(done.stdout.splitlines()[-1])["run_id"])
+
+
+OURS = (f"*{SIDECAR_SUFFIX}", INDEX_NAME, LOCK_NAME)  # what a training without sidecars would not have left
+
+
+@pytest.mark.parametrize("by", ["callback", "daemon", "rebuild"])
+def test_the_sidecar_of_a_run_that_knew_everything_has_every_field(trained: Trained, tmp_path: Path, by: str) -> None:
+    root, run_id = tmp_path / "outputs", trained.run_id
+    ignored = shutil.ignore_patterns(*(OURS if by != "callback" else ()))
+    shutil.copytree(trained.root, root, symlinks=True, ignore=ignored)
     if by == "daemon":
         with Daemon(root) as daemon:
             daemon.sync()

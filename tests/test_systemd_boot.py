@@ -1,6 +1,6 @@
 """The unit under a real systemd: a small system is installed, booted as a container, and made to suffer.
 
-The system has a root folder (debootstrap), namespaces (systemd-nspawn) and control groups of its own; nothing of this
+The system has a root folder (mmdebstrap), namespaces (systemd-nspawn) and control groups of its own; nothing of this
 machine is in it, and every mount is made in a namespace that ends with it. Its systemd is spoken to through its own
 ``systemctl``, entered from outside; its files are written and read from outside. Not tested: MemoryMax= and TasksMax=,
 which need controllers that this machine may not give away.
@@ -38,7 +38,7 @@ CHECKOUT = Path(__file__).parents[1]
 TEMPLATE = "ckpt-indexer@.service"
 ROOT = "/data/outputs"
 INSTALL_TIMEOUT_S = 300.0  # downloads included
-TOOLS = ("apt-get", "debootstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
+TOOLS = ("apt-get", "mmdebstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
 
 # What it starts dies with the thread that started it, and the mounts with that.
 APART = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private")
@@ -118,7 +118,7 @@ def system(groups: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iter
     if (source := find_mirror()) is None:
         pytest.skip("apt knows no mirror of this machine's release (apt-get update)")
     folder = tmp_path_factory.mktemp("boot")
-    # Before a minute is spent: no boot, but one program of this machine's, which it may read and not change.
+    # Before half a minute is spent: no boot, but one program of this machine's, which it may read and not change.
     (folder / "trial/usr").mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (folder / "trial" / name).symlink_to(f"usr/{name}")
@@ -135,13 +135,15 @@ def system(groups: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def install_system(root: Path, release: str, mirror: str) -> None:
-    """Install systemd, Python, and procps for its /bin/kill, which the unit calls."""
-    settings = root / "etc/dpkg/dpkg.cfg.d"
-    settings.mkdir(parents=True)
-    (settings / "throw-away").write_text("force-unsafe-io\n")  # thousands of fsyncs, for a system that lives a minute
+    """Install systemd, Python, procps for its /bin/kill, which the unit calls, and passwd for useradd."""
+    options = (
+        *("--mode=root", "--variant=essential", "--include=systemd,python3,procps,passwd"),
+        "--dpkgopt=force-unsafe-io",  # thousands of fsyncs, for a system that lives a minute
+        '--aptopt=APT::Sandbox::User "root"',  # another user cannot read pytest's temporary folders
+        '--aptopt=Acquire::Languages "none"',
+    )
     apart = (*APART, "--pid", "--fork", "--kill-child")  # what it starts ends with it, also when it takes too long
-    packages = ("--variant=minbase", "--include=systemd,python3,procps")
-    call(*apart, "debootstrap", *packages, release, root, mirror, timeout_s=INSTALL_TIMEOUT_S)
+    call(*apart, "mmdebstrap", *options, release, root, mirror, timeout_s=INSTALL_TIMEOUT_S)
 
 
 def install_package(root: Path, wheels: Path, groups: list[Path]) -> None:

@@ -68,7 +68,9 @@ NO_GROUP_WORDS = (
 EPOCH_WORDS = frozenset({"epoch"})  # "epochs" is how many there are to be
 STEP_WORDS = _words("step steps global_step globalstep iteration iterations iter iters")
 NO_COUNT_WORDS = _words(
-    "max min total num n no of per every time diffusion denoising inner warmup warm start save eval grad sub"
+    """
+    max min total num n no of per every time diffusion denoising inner warmup warm start save eval grad sub
+    """
 )
 # In names of files: what stands before a metric's name and is no part of it.
 FILE_WORDS = _words("best last model checkpoint ckpt net network weights")

@@ -16,8 +16,10 @@ _EVERYBODYS = re.compile(
 )
 # Where machines and containers put whatever is trained on them, below which a dirpath names no run.
 _MOUNTS = frozenset(
-    ("workspace", "working", "content", "ml", "opt", "app", "root", "home", "data", "mnt", "tmp", "scratch")
+    ["workspace", "working", "content", "ml", "opt", "app", "root", "home", "data", "mnt", "tmp", "scratch"]
 )
+
+ALIKE_MIN = 3  # names in a row that are enough although each of them is everybody's
 
 
 def parts_of(path: str) -> list[str]:
@@ -41,14 +43,16 @@ def is_same_folder(here: str, there: str) -> bool | None:
 
     >>> [is_same_folder(here, "/a/unet/fold_0/checkpoints") for here in ("old/fold_0/checkpoints", "checkpoints")]
     [None, None]
+    >>> is_same_folder("moved/logs/version_0/checkpoints", "/a/b/logs/version_0/checkpoints") is None
+    True
     """
     ours, theirs = parts_of(here), parts_of(there)
     if len(ours) > 1 and ours == theirs[-len(ours) :]:
         return True
     found: bool | None = None
-    for name, other in zip(reversed(ours), reversed(theirs), strict=False):
+    for alike, (name, other) in enumerate(zip(reversed(ours), reversed(theirs), strict=False)):
         if name != other:
-            return None if found or other in _MOUNTS else False
+            return None if found or alike >= ALIKE_MIN or other in _MOUNTS else False
         if not _EVERYBODYS.fullmatch(name):
             found = True
     return found

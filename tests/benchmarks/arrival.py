@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     p99_s: float  # the target
 
 
-SMALL = (Plan(20, 1, 5, 2, (0.1, 0.4), 0.05),)
+SMALL = (Plan(20, 1, 2, 1, (0.05, 0.1), 0.05),)
 FULL = (
     Plan(100, 3, 34, 6, (0.3, 0.9), 0.05),
     Plan(10_000, 3, 34, 6, (0.3, 0.9), 0.05),

@@ -43,8 +43,8 @@ def run(scratch: Path, *, is_small: bool) -> list[Row]:
         _from_bare(scratch, checkpoint, count, is_small=is_small) for count in ((3,) if is_small else (16, 60, 200))
     ]
     checkpoint = make_checkpoint(scratch / "small", SMALL)
-    for count in (20,) if is_small else (1_000, 10_000):
-        rows += _rebuilt(scratch, checkpoint, count)
+    for count, rounds in ((20, 1),) if is_small else ((1_000, 3), (10_000, 2)):
+        rows += _rebuilt(scratch, checkpoint, count, rounds)
     return rows
 
 
@@ -52,7 +52,7 @@ def _from_bare(scratch: Path, checkpoint: Path, count: int, *, is_small: bool) -
     root = scratch / "outputs"
     paths = make_tree(root, checkpoint, count, experiments=max(1, count // 10))
     figures = side_by_side({"ours": lambda: _rebuild(root)}, 1 if is_small else 5, before=lambda: _strip(root, paths))
-    floor = side_by_side({"floor": lambda: [read_floor(path) for path in paths]}, 3)["floor"]
+    floor = side_by_side({"floor": lambda: [read_floor(path) for path in paths]}, 1 if is_small else 3)["floor"]
     loaded = [float(_output_of(sys.executable, "-c", _OLD_PAGE, str(root))) for _ in range(1 if is_small else 3)]
     page, ours = figure_of(loaded), figures["ours"]
     shutil.rmtree(root)
@@ -63,7 +63,7 @@ def _from_bare(scratch: Path, checkpoint: Path, count: int, *, is_small: bool) -
     return Row(2, what, ours, floor, {"torch.load of each (import torch not counted)": page}, promises)
 
 
-def _rebuilt(scratch: Path, checkpoint: Path, count: int) -> list[Row]:
+def _rebuilt(scratch: Path, checkpoint: Path, count: int, rounds: int) -> list[Row]:
     root = scratch / "outputs"
     paths = make_tree(root, checkpoint, count)
     sidecars = [path.with_name(path.name + SIDECAR_SUFFIX) for path in paths]
@@ -84,7 +84,7 @@ def _rebuilt(scratch: Path, checkpoint: Path, count: int) -> list[Row]:
     }
     for what, (before, least) in prepared.items():
         seconds: dict[str, list[float]] = {"ours": [], "floor": []}
-        for _ in range(2 if count > 1_000 else 3):
+        for _ in range(rounds):
             seconds["floor"].append(_seconds(least) / WORKERS)
             before()
             seconds["ours"].append(_seconds(lambda: _rebuild(root)))

@@ -68,7 +68,7 @@ def run(scratch: Path, *, is_small: bool) -> list[Row]:
     for count in (50, 200) if is_small else (2_000, 10_000, 100_000):
         root = scratch / str(count)
         entries = [_entry(number) for number in range(count)]
-        rows += _measure(root, entries, sidecar if count <= YAML_MAX else None, 3 if is_small else 15)
+        rows += _measure(root, entries, sidecar if count <= YAML_MAX else None, 1 if is_small else 15)
     return rows
 
 
@@ -94,7 +94,7 @@ def _measure(root: Path, entries: list[Entry], sidecar: str | None, rounds: int)
     if sidecar is not None:
         for entry in entries:
             put(root / (entry.path + SIDECAR_SUFFIX), sidecar.format(entry.metrics["val/hmean"]).encode())
-        peers = side_by_side({"rglob + YAML": lambda: _with_yaml(root)}, 3)
+        peers = side_by_side({"rglob + YAML": lambda: _with_yaml(root)}, min(rounds, 3))
         promises.append(at_least(50, "× faster than YAML", peers["rglob + YAML"].median / ours.median))
     firsts = side_by_side({"ours": first, "floor": lambda: _floor(index)}, min(rounds, 7))
     same = side_by_side({"ours": lambda: _ours(root)}, rounds)["ours"]

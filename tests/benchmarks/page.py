@@ -56,14 +56,14 @@ _SCROLL = """async (frames) => {
 
 
 def run(scratch: Path, *, is_small: bool) -> list[Row]:
-    count, rounds = (2_000, 2) if is_small else (100_000, 9)
+    count, rounds = (500, 1) if is_small else (100_000, 9)
     make_index(scratch / "many", count)
     with launched() as browser, Server(scratch / "many") as server:
         url = f"http://127.0.0.1:{server.port}/"
         first, loaded = _load(browser, url, rounds)
         with Visit(browser, url) as visit:
             rows = _use(visit.wait_live(), count, rounds, first, loaded)
-        arrived = _arrive(browser, scratch / "live", 3 if is_small else 20)
+        arrived = _arrive(browser, scratch / "live", 2 if is_small else 20)
     rows.append(Row(12, "a saved checkpoint on the page", arrived, promises=[at_most(1.0, "s", arrived.median)]))
     return rows
 
@@ -87,7 +87,7 @@ def _use(page: Page, count: int, rounds: int, first: Figure, loaded: Figure) -> 
     filtered = timed(_TYPE, "detect", "detect epoch=07", "nobody", "")
     sorts = {name: timed(_CLICK, name, name) for name in ("val/hmean", "Checkpoint", "Modified")}
     page.evaluate(_SCROLL, 20)
-    times: list[float] = page.evaluate(_SCROLL, 60 if count < 10_000 else 300)
+    times: list[float] = page.evaluate(_SCROLL, 20 if count < 10_000 else 300)
     scrolled = figure_of([milliseconds / 1000 for milliseconds in times])
     many = f"{count:,} checkpoints"
     limit = 0.1  # s, two frames of 17 ms among them: people take that for at once

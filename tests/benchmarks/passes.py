@@ -31,7 +31,7 @@ FULL = 50_000  # checkpoints of the target: 20,000 folders
 
 def run(scratch: Path, *, is_small: bool) -> list[Row]:
     return [
-        _pass(scratch / str(n), n, 5 if is_small else 15)
+        _pass(scratch / str(n), n, 1 if is_small else 15)
         for n in ((200,) if is_small else (1_000, 10_000, FULL, 100_000))
     ]
 

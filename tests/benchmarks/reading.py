@@ -37,7 +37,7 @@ def run(scratch: Path, *, is_small: bool) -> list[Row]:
     rows = []
     for size in (SMALL,) if is_small else (SMALL, MEDIUM, LARGE):
         path = make_checkpoint(scratch, size)
-        rows += [_warm(path, size, 5 if is_small else 60), _cold(path, size, 3 if is_small else 15)]
+        rows += [_warm(path, size, 2 if is_small else 60), _cold(path, size, 1 if is_small else 15)]
         path.unlink()
     return rows
 

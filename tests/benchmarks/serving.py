@@ -57,7 +57,7 @@ def _measure(count: int, peers: dict[str, list[str]], *, is_small: bool) -> list
     pages = {"ours": PAGE, "datasette": PAGE_DATASETTE.format(database=f"rows{count}")}
     starts: dict[str, list[float]] = {name: [] for name in peers}
     memory: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(2 if is_small else 7):
+    for _ in range(1 if is_small else 7):
         for name, command in peers.items():
             with _Peer(command) as peer:
                 starts[name].append(peer.ready_s)
@@ -73,12 +73,12 @@ def _measure(count: int, peers: dict[str, list[str]], *, is_small: bool) -> list
         }
         for case in cases.values():
             case()
-        page = side_by_side(cases, 10 if is_small else 100)
+        page = side_by_side(cases, 2 if is_small else 100)
         compressed = side_by_side({"ours": lambda: ours.ask(PAGE, b"Accept-Encoding: gzip\r\n")}, 10)["ours"]
-        rates = [ours.unchanged_per_second(0.3 if is_small else 1.5) for _ in range(2 if is_small else 5)]
+        rates = [ours.unchanged_per_second(0.3 if is_small else 1.5) for _ in range(1 if is_small else 5)]
         unchanged = figure_of(rates, "requests/s")
-        first = figure_of([ours.first_event_s("/api/checkpoints/stream") for _ in range(5 if is_small else 30)])
-        whole = figure_of([ours.whole_stream_s("/api/checkpoints/stream") for _ in range(2 if is_small else 5)])
+        first = figure_of([ours.first_event_s("/api/checkpoints/stream") for _ in range(2 if is_small else 30)])
+        whole = figure_of([ours.whole_stream_s("/api/checkpoints/stream") for _ in range(1 if is_small else 5)])
         after = ours.memory()
     is_full = count == 100_000
     is_first = count == 10_000

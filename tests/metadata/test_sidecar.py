@@ -145,7 +145,13 @@ _DOCUMENT = st.builds(
 )
 
 
-@settings(max_examples=200)
+def read_back(document: Document) -> None:
+    encoded = encode_sidecar(document)
+    assert parse_sidecar(parse_yaml(encoded)) == document
+    assert encode_sidecar(parse_sidecar(parse_yaml(encoded))) == encoded
+
+
+@settings(max_examples=50)
 @given(_DOCUMENT)
 @example(
     EXAMPLE.model_copy(
@@ -153,9 +159,14 @@ _DOCUMENT = st.builds(
     )
 )
 def test_what_is_written_is_what_is_read(document: Document) -> None:
-    encoded = encode_sidecar(document)
-    assert parse_sidecar(parse_yaml(encoded)) == document
-    assert encode_sidecar(parse_sidecar(parse_yaml(encoded))) == encoded
+    read_back(document)
+
+
+@pytest.mark.soak
+@settings(max_examples=2_000)
+@given(_DOCUMENT)
+def test_soak_what_is_written_is_what_is_read(document: Document) -> None:
+    read_back(document)
 
 
 def test_a_number_that_is_none_stays_what_it_is() -> None:

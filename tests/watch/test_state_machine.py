@@ -133,7 +133,7 @@ class Tree(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(8, 30), pytest.param(300, 60, marks=pytest.mark.soak)], ids=["bounded", "soak"]
+    ("examples", "steps"), [(5, 30), pytest.param(300, 60, marks=pytest.mark.soak)], ids=["bounded", "soak"]
 )
 def test_after_any_operations_the_index_equals_a_fresh_scan(
     tmp_path_factory: pytest.TempPathFactory, examples: int, steps: int

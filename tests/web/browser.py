@@ -39,6 +39,13 @@ FLAGS = (  # without the last five Chromium looks for Google's hosts at every st
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 SIZES = {1280: 800, 390: 844}  # a laptop's window, and a telephone
+# Two of the four combinations have both widths and both schemes.
+VIEWS = (
+    (1280, "light"),
+    (390, "dark"),
+    pytest.param(1280, "dark", marks=pytest.mark.soak),
+    pytest.param(390, "light", marks=pytest.mark.soak),
+)
 NPM_TIMEOUT_S = 300.0
 
 

@@ -16,7 +16,7 @@ from ckpt_indexer.web import create_app
 from ckpt_indexer.web.guard import POLICY
 from ckpt_indexer.web.manual import add_manual, render
 from ckpt_indexer.web.settings import ServerSettings
-from tests.web.browser import Visit, launched
+from tests.web.browser import VIEWS, Visit, launched
 from tests.web.serving import Server
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def server(prepared: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
 def test_pages_fit_the_window_and_axe_finds_nothing(browser: Browser, server: Server, width: int, scheme: str) -> None:
     for path in ("manual/", "manual/command-line", "manual/index-and-sidecar", "manual/architecture", "docs"):
         with Visit(browser, f"http://127.0.0.1:{server.port}/{path}", width=width, scheme=scheme) as visit:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
 SCHEMATHESIS = Path(sys.executable).with_name("st")
-EXAMPLES = 30  # made up for each route; the same in each run
+EXAMPLES, SOAK_EXAMPLES = 10, 30  # made up for each route; the same in each run
 CONFIGURATION = """
 [[operations]]
 include-path = "/api/checkpoints/{key}"
@@ -31,14 +31,15 @@ parameters = { key = ["alpha/checkpoints/e1.ckpt", "beta/checkpoints/e0.ckpt"] }
 
 @pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="schemathesis is not here")
 @pytest.mark.parametrize("token", [None, "0123456789abcdef"])
-def test_schemathesis_finds_nothing(prepared: Path, tmp_path: Path, token: str | None) -> None:
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(SOAK_EXAMPLES, marks=pytest.mark.soak)])
+def test_schemathesis_finds_nothing(prepared: Path, tmp_path: Path, examples: int, token: str | None) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     arguments = () if token is None else ("--header", f"Authorization: Bearer {token}")
     with Server(prepared, env={} if token is None else {"CKPT_INDEXER_TOKEN": token}) as server:
         done = subprocess.run(
             [
                 SCHEMATHESIS, "run", f"http://127.0.0.1:{server.port}/openapi.json", "--generation-deterministic",
-                "--max-examples", str(EXAMPLES), "--no-color", *arguments,
+                "--max-examples", str(examples), "--no-color", *arguments,
                 "--exclude-path", "/api/changes",  # has no end that schemathesis could wait for
             ],
             cwd=tmp_path, capture_output=True, text=True, timeout=3 * TIMEOUT_S, check=False,

@@ -15,7 +15,7 @@ from ckpt_indexer.index.store import Store
 from ckpt_indexer.model import PROBLEMS, Entry
 from tests.index.entries import entry
 from tests.process import Daemon, encoded, put, run, wait_for
-from tests.web.browser import PAGE, Visit, install_page, launched, make_index, npm
+from tests.web.browser import PAGE, VIEWS, Visit, install_page, launched, make_index, npm
 from tests.web.conftest import HOSTILE
 from tests.web.serving import Server
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 MANY = 100_000
 LOST = ("Failed to load resource", "net::ERR_")  # what the browser itself writes of a refused connection
 HEALTHY = {"catalog_status": "healthy", "daemon": {"state": "ok", "alive": True, "reasons": []}}
-VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 
 
 @pytest.fixture(scope="module")
