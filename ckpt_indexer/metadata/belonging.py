@@ -156,15 +156,7 @@ def _saved_to(own: Own) -> list[str]:
 
 def _about_config(own: Own, config: Near, *, is_here: bool | None) -> Iterator[Finding]:
     yield from _parts(own, config.content, "the configuration")
-    monitored = {part.monitor for part in checkpointing_parts(config.content)} - {None}
-    states = {state.monitor for state in own.facts.monitors} - {None}
-    if monitored and states and not _is_before_1_6(own):
-        if monitored & states:
-            yield Finding(Weight.LIKE)
-        else:
-            yield Finding(
-                Weight.CONTRADICTS, f"it was selected by {_names(states)}, the configuration says {_names(monitored)}"
-            )
+    yield from _monitors(own, config)
     exp_name = find_text(config.content, "exp_name", "experiment_name")
     is_told = own.config_path == config.path or any(exp_name in parts_of(folder) for folder in _saved_to(own))
     if is_here is False and not is_told:
@@ -173,6 +165,15 @@ def _about_config(own: Own, config: Near, *, is_here: bool | None) -> Iterator[F
         yield Finding(Weight.DOUBTS, past)
     if config.mtime_ns > own.mtime_ns + YOUNGER_NS:
         yield Finding(Weight.AGES, "the configuration was written after it, and nothing in it is alike")
+
+
+def _monitors(own: Own, config: Near) -> Iterator[Finding]:
+    states = {state.monitor for state in own.facts.monitors} - {None}
+    monitored = {part.monitor for part in checkpointing_parts(config.content)} - {None} if states else set()
+    if not monitored or _is_before_1_6(own):
+        return
+    reason = f"it was selected by {_names(states)}, the configuration says {_names(monitored)}"
+    yield from _compared(not monitored.isdisjoint(states), reason)
 
 
 def _past_its_end(own: Own, config: Near) -> str | None:
@@ -192,6 +193,8 @@ def _is_before_1_6(own: Own) -> bool:
 def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
     """Compare the model's parts with those that the checkpoint's hyper-parameters name, else with its tensors."""
     settings = _own_settings(own.facts)
+    if not settings and not own.facts.tensors:
+        return
     named = model_part(content).encoder.model_name
     told = next((name for each in settings if (name := model_part(each).encoder.model_name) != UNKNOWN), None)
     if named != UNKNOWN and told is not None:
