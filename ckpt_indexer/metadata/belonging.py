@@ -40,13 +40,15 @@ if TYPE_CHECKING:
 
 YOUNGER_NS = 300 * 10**9  # a configuration may be this much younger than a checkpoint: both were copied, one by one
 FLOAT32_DIGITS = 1e-6  # relative: what is logged is a float32 written in decimals
+OPTIMIZERS_MAX = 4
 WALK_MAX = 2_000  # mappings of a configuration that are looked into
 # Encoders whose names say what they are; any other name may be a project's own for one of them.
 _FAMILY = re.compile(
     r"(?:tu|timm|tf|torchvision|legacy|hf)*(wideresnet|resnext|resnet|mobilenet|efficientnet|convnext|vit|swin|vgg"
-    r"|densenet|regnet|inception|squeezenet|shufflenet|mnasnet|googlenet|alexnet|darknet|hrnet|beit|dinov|maxvit)"
+    r"|densenet|regnet|inception|squeezenet|shufflenet|mnasnet|googlenet|alexnet|darknet|hrnet)"
 )
-_PART_KEYS = ("architecture", "architecture_name", "arch", "model_name", "decoder_name", "neck_name", "head_name")
+_PARTS = {"decoder": "decoder", "decoder_name": "decoder", "head": "head", "head_name": "head"}
+_PART_KEYS = ("architecture", "architecture_name", "arch", "model_name", *_PARTS)
 # Networks in a checkpoint that are not the one that was trained.
 _BYSTANDERS = re.compile(
     r"(?:^|[._])(?:teacher|loss|losses|criterion|lpips|perceptual|metric|metrics|discriminator)[._]"
@@ -85,6 +87,7 @@ class Own(NamedTuple):
     facts: Facts
     mtime_ns: int
     wandb_run_id: str | None = None  # that the training process wrote into it
+    config_path: str | None = None  # the same
 
 
 class Belonging(NamedTuple):
@@ -158,22 +161,24 @@ def _saved_to(own: Own) -> list[str]:
 
 def _about_config(own: Own, config: Near, *, is_here: bool | None) -> Iterator[Finding]:
     yield from _parts(own, config.content, "the configuration")
-    monitored = {part.monitor for part in checkpointing_parts(config.content)} - {None}
-    states = {state.monitor for state in own.facts.monitors} - {None}
-    if monitored and states and not _is_before_1_6(own):
-        if monitored & states:
-            yield Finding(Weight.LIKE)
-        else:
-            yield Finding(
-                Weight.CONTRADICTS, f"it was selected by {_names(states)}, the configuration says {_names(monitored)}"
-            )
+    yield from _monitors(own, config)
     exp_name = find_text(config.content, "exp_name", "experiment_name")
-    if is_here is False and not any(exp_name in parts_of(folder) for folder in _saved_to(own)):
+    is_told = own.config_path == config.path or any(exp_name in parts_of(folder) for folder in _saved_to(own))
+    if is_here is False and not is_told:
         yield Finding(Weight.DOUBTS, f"it was saved to {_saved_to(own)[0][-100:]}")
     if is_here is not True and (past := _past_its_end(own, config)) is not None:
         yield Finding(Weight.DOUBTS, past)
     if config.mtime_ns > own.mtime_ns + YOUNGER_NS:
         yield Finding(Weight.AGES, "the configuration was written after it, and nothing in it is alike")
+
+
+def _monitors(own: Own, config: Near) -> Iterator[Finding]:
+    states = {state.monitor for state in own.facts.monitors} - {None}
+    monitored = {part.monitor for part in checkpointing_parts(config.content)} - {None} if states else set()
+    if not monitored or _is_before_1_6(own):
+        return
+    reason = f"it was selected by {_names(states)}, the configuration says {_names(monitored)}"
+    yield from _compared(not monitored.isdisjoint(states), reason)
 
 
 def _past_its_end(own: Own, config: Near) -> str | None:
@@ -193,21 +198,27 @@ def _is_before_1_6(own: Own) -> bool:
 def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
     """Compare the model's parts with those that the checkpoint's hyper-parameters name, else with its tensors."""
     settings = _own_settings(own.facts)
+    if not settings and not own.facts.tensors:
+        return
     named = model_part(content).encoder.model_name
     told = next((name for each in settings if (name := model_part(each).encoder.model_name) != UNKNOWN), None)
     if named != UNKNOWN and told is not None:
         yield from _compared(is_same_encoder(told, named), f"its hyper-parameters say {told}, {whose} {named}")
-    elif named != UNKNOWN and own.facts.tensors:
+    elif _FAMILY.match(_plain(named)) and own.facts.tensors:
         shapes = {each.name: each.shape for each in own.facts.tensors if not _BYSTANDERS.search(each.name)}
-        if (recognised := recognise_encoder(shapes)) is not None and _FAMILY.match(_plain(named)):
-            yield from _compared(
-                is_same_encoder(recognised, named), f"its tensors are a {recognised}, {whose} says {named}"
-            )
-    theirs = _named(content)
+        if (recognised := recognise_encoder(shapes)) is not None:
+            reason = f"its tensors are a {recognised}, {whose} says {named}"
+            yield from _compared(is_same_encoder(recognised, named), reason)
+    theirs = _named(content) if settings else {}
     for key, name in {key: name for each in reversed(settings) for key, name in _named(each).items()}.items():
-        other = theirs.get(key)
-        if other is not None and _plain(other) != _plain(name):
-            yield Finding(Weight.CONTRADICTS, f"its hyper-parameters say {key} {name}, {whose} {other}")
+        if key in theirs and _is_other(name, theirs[key]):
+            yield Finding(Weight.CONTRADICTS, f"its hyper-parameters say {key} {name}, {whose} {theirs[key]}")
+
+
+def _is_other(name: str, other: str) -> bool:
+    """Return whether two names are of two things: ``fpn`` and ``fpn_decoder`` are not."""
+    one, two = _plain(name), _plain(other)
+    return one not in two and two not in one
 
 
 def _compared(is_same: bool | None, reason: str) -> Iterator[Finding]:
@@ -246,21 +257,28 @@ def _plain(name: str) -> str:
 def _own_settings(facts: Facts) -> list[dict[str, Any]]:
     """Return the checkpoint's hyper-parameters, and those in them that stand under a name of their own."""
     own = facts.hyper_parameters or {}
-    return [own, *(own[key] for key in HYPER_PARAMETER_KEYS if isinstance(own.get(key), dict))]
+    named = {} if facts.architecture is None else {"arch": facts.architecture}
+    nested = [own[key] for key in HYPER_PARAMETER_KEYS if isinstance(own.get(key), dict)]
+    return [each for each in (own, *nested, named) if each]
 
 
 def _named(content: dict[str, Any]) -> dict[str, str]:
-    """Return what the settings of a model's parts are, by key; one that stands twice with different names is none."""
+    """Return what the settings of a model's parts are, by key; one that stands twice with different names is none.
+
+    Names only: a class names whatever wraps the part (``LitSegmenter``).
+    """
     found: dict[str, set[str]] = {}
     waiting = [content]
     for _ in range(WALK_MAX):
         if not waiting:
             break
         for key, value in waiting.pop().items():
-            if isinstance(value, dict):
-                waiting.append(value)
-            elif key in _PART_KEYS and (name := parse_name(resolve(value, content), content)) is not None:
-                found.setdefault(key, set()).add(name)
+            node = resolve(value, content)
+            if isinstance(node, dict):
+                waiting.append(node)
+                node = node.get("name") if key in _PARTS else None
+            if key in _PART_KEYS and (name := parse_name(node, content)) is not None:
+                found.setdefault(_PARTS.get(key, key), set()).add(name)
     return {key: names.pop() for key, names in found.items() if len(names) == 1}
 
 
@@ -298,11 +316,17 @@ def _logged(facts: Facts, run: Run) -> Iterator[Finding]:
     if facts.epoch > max(row.epoch for row in run.rows) + 1:  # what is not flushed yet is of the next epoch at most
         yield Finding(Weight.CONTRADICTS, f"it is at epoch {facts.epoch}, the run's log ends at epoch {last.epoch}")
         return
+    if facts.lightning_version is None:
+        yield Finding(Weight.DOUBTS, "Lightning did not write it, as it wrote the run's log")
     step = facts.global_step
-    if step is None or facts.batches != step:  # a row's step counts batches
+    if step is None:
         return
-    if not _is_between(run.rows, facts.epoch, step):
+    # A row's step counts batches: of several optimizers each counts a step of its own.
+    optimizers = range(1, 2 if facts.batches == step else OPTIMIZERS_MAX + 1)
+    if not any(step % n == 0 and _is_between(run.rows, facts.epoch, step // n) for n in optimizers):
         yield Finding(Weight.CONTRADICTS, f"the run was not at epoch {facts.epoch} at step {step}")
+        return
+    if facts.batches != step:
         return
     rows = [row for row in run.rows if (row.epoch, row.step) == (facts.epoch, step - 1)]
     later = next((row for row in run.rows if row.step >= step), None)

@@ -150,7 +150,8 @@ def _weighed(
     """Build the tiers without what is not the checkpoint's own; return also the warnings."""
     embedded = parse_embedded(facts.embedded)
     near = None if config is None else Near(config.path, config.content, config.fingerprint[1])
-    own = Own(key, facts, fingerprint[1], None if embedded is None else embedded.wandb_run_id)
+    told = embedded or Embedded()
+    own = Own(key, facts, fingerprint[1], told.wandb_run_id, told.config_path)
     belonging = weigh(own, near, run)
     config, run = config if belonging.has_config else None, run if belonging.has_run else None
     names: list[str] = [key] if link_target is None else [link_target, key]

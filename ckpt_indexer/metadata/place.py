@@ -52,7 +52,20 @@ def is_same_folder(here: str, there: str) -> bool | None:
     found: bool | None = None
     for alike, (name, other) in enumerate(zip(reversed(ours), reversed(theirs), strict=False)):
         if name != other:
-            return None if found or alike >= ALIKE_MIN or other in _MOUNTS else False
+            return None if found or alike >= ALIKE_MIN or other in _MOUNTS or _is_in_run(ours, theirs) else False
         if not _EVERYBODYS.fullmatch(name):
             found = True
     return found
+
+
+def _is_in_run(ours: list[str], theirs: list[str]) -> bool:
+    """Return whether *ours* has the name that the run's folder has in *theirs*: it was moved within its run.
+
+    A running number below that name is another run's.
+    """
+    for name in reversed(theirs):
+        if not _EVERYBODYS.fullmatch(name):
+            return name in ours
+        if any(map(str.isdigit, name)):
+            return False
+    return False

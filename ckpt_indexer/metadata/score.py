@@ -75,7 +75,7 @@ def find_score(names: Iterable[str], facts: Facts, metrics: Mapping[str, float])
                 return Score(state.monitor, state.mode, value, state)
     saver = _saver(names, facts.monitors)
     if saver is None:
-        return Score()
+        return _own_best(names, facts)
     return Score(saver.monitor, saver.mode, None if saver.monitor is None else metrics.get(saver.monitor), saver)
 
 
@@ -128,22 +128,38 @@ def _own_score(name: str, state: MonitorState, facts: Facts) -> float | None:
     return _as_named(own[0].score, own[0].path, state) if len(scores) == 1 else None
 
 
+def _own_best(names: list[str], facts: Facts) -> Score:
+    """Return the run's best score if the checkpoint that it is said of is this one."""
+    best = facts.run_best
+    if best is None or best.path is None or best.name is None or best.value is None:
+        return Score()
+    claims = {
+        _claim(best.path, facts, is_here=is_here) for name in names for is_here in _folders(name, best.path, None)
+    }
+    return Score(best.name, best.mode, best.value) if claims == {Claim.OWN} else Score()
+
+
 def _listed(name: str, state: MonitorState, facts: Facts) -> Iterator[ListedSave]:
-    here = parts_of(name)
     for path, score in state.best_k_models.items():
-        there = parts_of(path)
-        count = own_name(path.replace("\\", "/")).count("/") + 1  # of the parts that are the name
-        if here[-count:] == there[-count:]:
-            folder = state.dirpath or "/".join(there[:-count])
-            is_here = is_same_folder("/".join(here[:-count]), folder)
-            yield ListedSave(path, score, state, _claim(path, score, state, facts, is_here=is_here))
+        # A callback sets its current score just before it saves: in the very save both are equal.
+        is_current = state.current_score is None or score == state.current_score
+        for is_here in _folders(name, path, state.dirpath):
+            claim = _claim(path, facts, is_here=is_here) if is_current else Claim.OTHER
+            yield ListedSave(path, score, state, claim)
 
 
-def _claim(path: str, score: float, state: MonitorState, facts: Facts, *, is_here: bool | None) -> Claim:
-    # A callback sets its current score just before it saves: in the very save both are equal.
-    is_current = state.current_score is None or score == state.current_score
+def _folders(name: str, path: str, dirpath: str | None) -> list[bool | None]:
+    """Return whether *name* stands in the folder of *path*, if the two end alike; nothing otherwise."""
+    here, there = parts_of(name), parts_of(path)
+    count = own_name(path.replace("\\", "/")).count("/") + 1  # of the parts that are the name
+    if here[-count:] != there[-count:]:
+        return []
+    return [is_same_folder("/".join(here[:-count]), dirpath or "/".join(there[:-count]))]
+
+
+def _claim(path: str, facts: Facts, *, is_here: bool | None) -> Claim:
     is_then = is_same_step(path, facts)
-    if not is_current or is_then is False:
+    if is_then is False:
         return Claim.OTHER
     return Claim.OWN if is_here or is_then else Claim.UNPROVEN
 

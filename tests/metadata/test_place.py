@@ -21,6 +21,10 @@ from ckpt_indexer.metadata.place import is_same_folder
         ("", "/srv/base/checkpoints", None),
         ("archive/b/checkpoints", "/train/ocr/b/checkpoints", None),  # moved, or another project's "b"
         ("exp/checkpoints", "/workspace/checkpoints", None),  # a container's
+        ("exp/release", "/srv/exp/checkpoints", None),  # moved within its run
+        ("exp/fold_1", "/srv/exp/fold_0", False),
+        ("exp/version_1/checkpoints", "/srv/exp/version_0/checkpoints", False),
+        ("ocr/finetune/checkpoints", "/srv/ocr/base/checkpoints", False),
     ],
 )
 def test_folders_are_compared_from_their_ends(here: str, there: str, is_same: bool | None) -> None:

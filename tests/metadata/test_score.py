@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from ckpt_indexer.formats.containers.identify import read_facts
-from ckpt_indexer.formats.facts import Facts, MonitorState
+from ckpt_indexer.formats.facts import Facts, MonitorState, RunBestFacts
 from ckpt_indexer.metadata.compose import compose
 from ckpt_indexer.metadata.names import parse_name
+from ckpt_indexer.metadata.schema import Metrics
 from ckpt_indexer.metadata.score import Score, find_score
 from ckpt_indexer.paths import Key
 
@@ -236,6 +237,74 @@ def test_a_listed_score_is_the_files_where_folder_and_step_agree(
         ],
     )  # fmt: skip
     assert find_score([key], facts, {}).value == value
+
+
+def test_a_file_saved_by_hand_under_the_name_of_another_folders_top_file_has_no_score(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import Callback
+
+    from tests.samples import saver, train
+
+    class SaveByHand(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 10:
+                trainer.save_checkpoint(tmp_path / "b/checkpoints/epoch=1-hmean=0.5000.ckpt")
+
+    settings = {"filename": "epoch={epoch}-hmean={val/hmean:.4f}", "auto_insert_metric_name": False}
+    train(tmp_path / "a", [saver(tmp_path / "a", **settings), SaveByHand()], max_epochs=3)
+    own, by_hand = (tmp_path / f"{run}/checkpoints/epoch=1-hmean=0.5000.ckpt" for run in "ab")
+    assert [told(path, tmp_path) for path in (own, by_hand)] == [("val/hmean", "max", 0.5), ("val/hmean", "max", None)]
+    key = by_hand.relative_to(tmp_path).as_posix()
+    document = compose(key=Key(key), link_target=None, fingerprint=(1, 1, 1), facts=read(by_hand), config=None)
+    assert document.metrics == Metrics()
+    assert document.indexer is not None
+    (warning,) = document.indexer.warnings
+    assert warning.startswith("the score 0.5 of ")
+    assert warning.endswith("a/checkpoints/epoch=1-hmean=0.5000.ckpt was not used: that is another save")
+
+
+@pytest.mark.parametrize(
+    ("key", "best", "value"),
+    [
+        ("out/checkpoint-8", RunBestFacts("eval_acc", 0.9, "max", "/m/out/checkpoint-8"), 0.9),
+        ("moved/checkpoint-8", RunBestFacts("eval_acc", 0.9, "max", "/m/out/checkpoint-8"), 0.9),
+        ("out/checkpoint-8", RunBestFacts("eval_acc", 0.9, "max", "/m/out/checkpoint-4"), None),
+        ("out/best.ckpt", RunBestFacts("eval_acc", 0.9, "max", "/m/out/best.ckpt"), 0.9),
+        ("in/best.ckpt", RunBestFacts("eval_acc", 0.9, "max", "/m/out/best.ckpt"), None),
+        ("out/best.ckpt", RunBestFacts(None, 0.9, None, "/m/out/best.ckpt"), None),
+        ("out/best.ckpt", RunBestFacts("best_acc", 0.9, None, None), None),
+    ],
+)
+def test_the_runs_best_is_the_files_own_only_if_its_path_is(key: str, best: RunBestFacts, value: float | None) -> None:
+    assert find_score([key], Facts(epoch=1, global_step=8, run_best=best), {}).value == value
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "counts"),
+    [
+        ("checkpoint_2_val_acc=0.7.pt", Facts(global_step=6), (2, 6)),
+        ("checkpoint_6_val_acc=0.7.pt", Facts(global_step=6), (None, 6)),
+        ("checkpoint_4_val_acc=0.7.pt", Facts(global_step=6), (None, 6)),
+        ("checkpoint_2_val_acc=0.7.pt", Facts(), (None, None)),
+        ("checkpoint_2_val_acc=0.7.pt", Facts(epoch=3, global_step=6), (3, 6)),
+        ("epoch_2.pt", Facts(epoch=3), (3, None)),
+    ],
+)
+def test_what_the_file_counts_wins_and_tells_what_a_name_counts(name: str, facts: Facts, counts: Any) -> None:
+    document = compose(key=Key(name), link_target=None, fingerprint=(1, 1, 1), facts=facts, config=None)
+    assert (document.training.epoch, document.training.global_step) == counts
+
+
+def test_a_name_alone_gives_a_monitor_where_it_says_so() -> None:
+    def monitor(name: str, **facts: Any) -> tuple[str | None, float | None]:
+        document = compose(key=Key(name), link_target=None, fingerprint=(1, 1, 1), facts=Facts(**facts), config=None)
+        assert document.indexer is not None
+        return document.checkpointing.monitor, document.indexer.monitor_value
+
+    assert monitor("checkpoint_2_val_acc=0.7000.pt") == ("val_acc", 0.7)
+    assert monitor("fold=3-lr=0.5-epoch=1.pt") == (None, None)
+    assert monitor("ckpt.02-1.95.pt") == (None, None)
+    assert monitor("best_acc_epoch_1.pth") == ("acc", None)
+    assert monitor("best_acc_epoch_1.pth", metrics={"metrics": {"acc": 0.5}}) == ("acc", 0.5)
 
 
 def test_a_score_that_was_nan_is_nan(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.metadata.compose import Config
 from ckpt_indexer.metadata.entry import stamp_of
-from ckpt_indexer.metadata.schema import Document, Metrics
+from ckpt_indexer.metadata.schema import Document, Metrics, Training
 from ckpt_indexer.model import PROBLEMS, RULES, Monitor, OtherSidecar, Problem, Stamp, Status, TwinScore
 from ckpt_indexer.passes.evidence import Evidence, Sidecar
 from ckpt_indexer.passes.judge import (
@@ -174,6 +174,38 @@ def test_what_another_program_wrote_wins_and_what_is_outdated_says_nothing() -> 
         "theirs", {"hmean": 0.5}, 3, "sidecar",
     )  # fmt: skip
     assert (older.exp_name, older.metrics, older.metadata_source) == ("exp", {}, "checkpoint")
+
+
+def test_what_another_program_wrote_about_another_save_is_kept_and_not_used() -> None:
+    def judged(about: str, step: int) -> tuple[str | None, int]:
+        written = theirs(about, training=Training(epoch=3, global_step=step))
+        verdict = judge(with_sidecar(written), SidecarSettings())
+        assert verdict.action is Action.KEEP
+        document = document_of(with_sidecar(written), None)
+        assert document.indexer is not None
+        return verdict.entry.exp_name, len(document.indexer.warnings)
+
+    assert judged("elsewhere/other.ckpt", 70) == ("exp", 1)
+    assert judged("elsewhere/other.ckpt", 30) == ("theirs", 0)  # both were renamed
+    assert judged(KEY, 70) == ("theirs", 0)  # it knows better
+
+
+def test_a_run_that_was_found_and_cannot_have_written_the_checkpoint_is_named() -> None:
+    given = evidence()
+    given = replace(given, stamp=replace(given.stamp, run=("exp/wandb/run-20261121_070633-el1e2may", (4, 5, 6))))
+    document = document_of(given, None)
+    assert document.indexer is not None
+    (warning,) = document.indexer.warnings
+    assert warning.startswith("the run run-20261121_070633-el1e2may was not used: ")
+
+
+def test_what_the_checkpoint_contradicts_leaves_its_sidecar_current() -> None:
+    facts = Facts(format="torch-zip", epoch=3, hyper_parameters={"encoder_name": "resnet18"})
+    config = replace(CONFIG, content={"encoder_name": "resnet50", "exp_name": "second"})
+    given = evidence(facts=facts, config=config, run=RUN)
+    made = document_of(given, None)
+    assert (made.exp_name, made.wandb_run_id, made.model.encoder.model_name) == ("exp", None, "resnet18")
+    assert is_enough(replace(given, sidecar=Sidecar(made), facts=None))
 
 
 # --- whether the checkpoint has to be read ---
