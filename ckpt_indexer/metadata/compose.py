@@ -12,9 +12,9 @@ import msgspec
 from pydantic import BaseModel
 
 from ckpt_indexer import __version__
-from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
+from ckpt_indexer.metadata.encoder import recognise_encoder
 from ckpt_indexer.metadata.fit import fit
 from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
 from ckpt_indexer.metadata.schema import (

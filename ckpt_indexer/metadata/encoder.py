@@ -1,0 +1,116 @@
+"""The encoder of a checkpoint by its tensors, and whether that is what a configuration names.
+
+Owns the order of the two ways: a published backbone to the last shape (``backbones``), else its family by its blocks
+(``architecture``). Knows no file, no tensor data, no torch.
+
+A name is written as the libraries write it, without the tag of its weights (``resnet50``, not ``resnet50.a1_in1k``):
+tags have the same shapes. Those that cannot be told apart are joined: ``resnet50|resnetaa50|resnetblur50``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING
+
+from ckpt_indexer.metadata.architecture import FAMILIES, Shape, bare_name, find_families
+from ckpt_indexer.metadata.backbones import find_backbones, is_part_of, load_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# How libraries and hubs write whose model it is.
+_LIBRARY = re.compile(r"^(?:hf[-_]hub:|(?:torchvision|timm)\.models\.(?:[a-z]+\.)?|timm[/_-]|tu-)+")
+_PORTS = (("tf",), ("legacy",))  # timm's first word for the same layers with weights from elsewhere
+_ADJECTIVES = frozenset({"lambda", "test", "tiny", "wide"})  # a name begins with it, but it is none
+_WORD = re.compile(r"[a-z0-9]+")
+_VERSION = re.compile(r"_v(?=[0-9])")  # torchvision's "efficientnet_v2_s"
+_OTHER_NAMES = {"vit": ("vit", "deit")}  # of the same blocks
+_PATCHES = re.compile(r"(?:patch|window|p)[0-9]+")  # what has them has positions, or windows, for one size of images
+_IMAGE_SIZE = re.compile(r"[1-9][0-9]{2,3}")
+
+
+def recognise_encoder(shapes: Mapping[str, Shape]) -> str | None:
+    """Name the encoder of a state dict, given the shape of each tensor; ``None`` is "not certain".
+
+    Encoders of different names in one state dict (teacher and student) give no name: none of them is *the* encoder.
+
+    >>> recognise_encoder({"decoder.conv1.weight": (64, 3, 7, 7)}) is None
+    True
+    """
+    return _recognise(tuple(shapes.items()))
+
+
+@functools.lru_cache(maxsize=4)  # the checkpoints of a run, read one after the other, have the same tensors
+def _recognise(shapes: tuple[tuple[str, Shape], ...]) -> str | None:
+    tensors = {bare_name(name): shape for name, shape in shapes}
+    exact = find_backbones(tensors)
+    names = set(exact.values()) | find_families(tensors, lambda root: not is_part_of(root, exact))
+    return names.pop() if len(names) == 1 else None
+
+
+def agrees(recognised: str, named: str) -> bool:
+    """Whether the encoder that a configuration calls *named* can be the one *recognised* by its tensors.
+
+    How libraries and hubs decorate a name does not matter, nor does the size of images: a model may be built for
+    another one than its name says. A name that is only more general, as a family's is, agrees.
+
+    >>> recognised = "resnet50|resnetaa50"
+    >>> [agrees(recognised, named) for named in ("resnet50", "timm-resnet50", "resnet50.a1_in1k", "tu-resnet50")]
+    [True, True, True, True]
+    >>> agrees("convnext", "convnext_tiny.in12k"), agrees("vit_base_patch16_384", "vit_base_patch16_224")
+    (True, True)
+    >>> agrees("resnet18", "resnet50"), agrees("convnext", "convnextv2_tiny"), agrees(recognised, "vit_b_16")
+    (False, False, False)
+
+    A name that no library has, such as that of somebody's own class, contradicts nothing:
+
+    >>> agrees("resnet18", "MyBackbone"), agrees("resnet18", "${encoder}")
+    (True, True)
+    """
+    wanted = _words(named)
+    if "".join(wanted) not in _known_beginnings():
+        return True
+    return any(_can_be(_words(each), wanted) for name in recognised.split("|") for each in _same_shapes(name))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    name = _LIBRARY.sub("", name.strip().lower()).partition(".")[0]
+    words = tuple(_WORD.findall(_VERSION.sub("v", name.replace("-", "_"))))
+    return words[1:] if words[:1] in _PORTS else words
+
+
+def _can_be(recognised: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether the words of two names can mean the same model."""
+    joined = "".join(recognised)
+    if joined in FAMILIES:
+        return any(word in _OTHER_NAMES.get(joined, (joined,)) for word in wanted)
+    is_general = recognised[: len(wanted)] == wanted or ("".join(recognised[:1]).rstrip("0123456789"),) == wanted
+    return is_general or joined == "".join(wanted) or _without_size(recognised) == _without_size(wanted)
+
+
+def _without_size(words: tuple[str, ...]) -> tuple[str, ...]:
+    has_size = any(map(_PATCHES.fullmatch, words)) and _IMAGE_SIZE.fullmatch(words[-1])
+    return words[:-1] if has_size else words
+
+
+def _same_shapes(name: str) -> set[str]:
+    """Return the names that shapes cannot tell from *name*; also where only a family's rule, not the table, saw it."""
+    return {name}.union(*(joined.split("|") for joined in _sets() if name in joined.split("|")))
+
+
+@functools.cache
+def _sets() -> frozenset[str]:
+    return frozenset(load_table().names.values())
+
+
+@functools.cache
+def _known_beginnings() -> frozenset[str]:
+    """Return the published names, and what they begin with: ``resnet``, ``vit`` and ``vit_base``, too."""
+    known = set(FAMILIES)
+    for joined in _sets():
+        for name in joined.split("|"):
+            words = _words(name)
+            known |= {"".join(words[:count]) for count in range(1, len(words) + 1)}
+            known.add(words[0].rstrip("0123456789"))
+    return frozenset(known - _ADJECTIVES)
