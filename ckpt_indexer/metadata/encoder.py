@@ -71,7 +71,9 @@ def agrees(recognised: str, named: str) -> bool:
     wanted = _words(named)
     if "".join(wanted) not in _known_beginnings():
         return True
-    return any(_can_be(_words(each), wanted) for name in recognised.split("|") for each in _same_shapes(name))
+    # Also those of a single name: a family's rule, which sees a trunk cut short, cannot tell them either.
+    names = {each for name in recognised.split("|") for each in _same_shapes().get(name, {name})}
+    return any(_can_be(_words(each), wanted) for each in names)
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -94,23 +96,23 @@ def _without_size(words: tuple[str, ...]) -> tuple[str, ...]:
     return words[:-1] if has_size else words
 
 
-def _same_shapes(name: str) -> set[str]:
-    """Return the names that shapes cannot tell from *name*; also where only a family's rule, not the table, saw it."""
-    return {name}.union(*(joined.split("|") for joined in _sets() if name in joined.split("|")))
-
-
 @functools.cache
-def _sets() -> frozenset[str]:
-    return frozenset(load_table().names.values())
+def _same_shapes() -> dict[str, set[str]]:
+    """Return, by name, the names that shapes cannot tell from it."""
+    names: dict[str, set[str]] = {}
+    for joined in load_table().names.values():
+        together = joined.split("|")
+        for name in together:
+            names.setdefault(name, set()).update(together)
+    return names
 
 
 @functools.cache
 def _known_beginnings() -> frozenset[str]:
     """Return the published names, and what they begin with: ``resnet``, ``vit`` and ``vit_base``, too."""
     known = set(FAMILIES)
-    for joined in _sets():
-        for name in joined.split("|"):
-            words = _words(name)
-            known |= {"".join(words[:count]) for count in range(1, len(words) + 1)}
-            known.add(words[0].rstrip("0123456789"))
+    for name in _same_shapes():
+        words = _words(name)
+        known |= {"".join(words[:count]) for count in range(1, len(words) + 1)}
+        known.add(words[0].rstrip("0123456789"))
     return frozenset(known - _ADJECTIVES)

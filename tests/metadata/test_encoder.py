@@ -1,17 +1,20 @@
 """The judges are the names and shapes of real models: those of ``test_architecture.py`` and ``test_backbones.py``."""
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckpt_indexer.formats.containers.identify import read_facts
 from ckpt_indexer.metadata.architecture import FAMILIES, ROOTS_MAX, Shape, recognise_family
 from ckpt_indexer.metadata.backbones import load_table
 from ckpt_indexer.metadata.encoder import agrees, recognise_encoder
 from tests.metadata.test_architecture import prefixed, shapes_of
 from tests.metadata.test_backbones import MODELS, name_of, sample
 
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 RESNET50 = "resnet50|resnetaa50|resnetblur50"
 EXACT = {
     "torchvision resnet18": "resnet18|resnetblur18",
@@ -185,3 +188,13 @@ def test_the_name_of_another_published_encoder_does_not_agree(recognised: str, n
 @given(st.text(max_size=40), st.sampled_from([*FAMILIES, "resnet18", RESNET50]))
 def test_no_name_raises(named: str, recognised: str) -> None:
     assert agrees(recognised, named) in (True, False)
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="published checkpoints, where they are")
+def test_published_checkpoints_of_other_models_get_no_name() -> None:
+    recognised = {}
+    for path in filter(Path.is_file, sorted(CORPUS.rglob("*"))):
+        with path.open("rb") as file:
+            found = read_facts(file).tensors or []
+        recognised[path.name] = recognise_encoder({tensor.name: tensor.shape for tensor in found})
+    assert {name: encoder for name, encoder in recognised.items() if encoder is not None} == {}
