@@ -71,9 +71,10 @@ def agrees(recognised: str, named: str) -> bool:
     wanted = _words(named)
     if "".join(wanted) not in _known_beginnings():
         return True
-    # Also those of a single name: a family's rule, which sees a trunk cut short, cannot tell them either.
-    names = {each for name in recognised.split("|") for each in _same_shapes().get(name, {name})}
-    return any(_can_be(_words(each), wanted) for each in names)
+    names = recognised.split("|")
+    if recognised not in _sets():  # a family's rule, which sees a trunk cut short, cannot tell these either
+        names = [each for joined in _sets() if recognised in joined.split("|") for each in joined.split("|")] or names
+    return any(_can_be(_words(name), wanted) for name in names)
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -87,32 +88,34 @@ def _can_be(recognised: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
     joined = "".join(recognised)
     if joined in FAMILIES:
         return any(word in _OTHER_NAMES.get(joined, (joined,)) for word in wanted)
-    is_general = recognised[: len(wanted)] == wanted or ("".join(recognised[:1]).rstrip("0123456789"),) == wanted
-    return is_general or joined == "".join(wanted) or _without_size(recognised) == _without_size(wanted)
+    if joined == "".join(wanted) or _without_size(recognised) == _without_size(wanted):
+        return True
+    is_beginning = recognised[: len(wanted)] == wanted or ("".join(recognised[:1]).rstrip("0123456789"),) == wanted
+    return is_beginning and "".join(wanted) not in _published()
 
 
 def _without_size(words: tuple[str, ...]) -> tuple[str, ...]:
     has_size = any(map(_PATCHES.fullmatch, words)) and _IMAGE_SIZE.fullmatch(words[-1])
-    return words[:-1] if has_size else words
+    has_unit_width = words[-1:] == ("100",)  # in hundredths: timm's mobilenetv2_100 is everybody's mobilenet_v2
+    return words[:-1] if has_size or has_unit_width else words
 
 
 @functools.cache
-def _same_shapes() -> dict[str, set[str]]:
-    """Return, by name, the names that shapes cannot tell from it."""
-    names: dict[str, set[str]] = {}
-    for joined in load_table().names.values():
-        together = joined.split("|")
-        for name in together:
-            names.setdefault(name, set()).update(together)
-    return names
+def _sets() -> frozenset[str]:
+    return frozenset(load_table().names.values())
+
+
+@functools.cache
+def _published() -> dict[str, tuple[str, ...]]:
+    """Return the words of each published name by what they are together."""
+    return {"".join(words): words for joined in _sets() for words in map(_words, joined.split("|"))}
 
 
 @functools.cache
 def _known_beginnings() -> frozenset[str]:
     """Return the published names, and what they begin with: ``resnet``, ``vit`` and ``vit_base``, too."""
     known = set(FAMILIES)
-    for name in _same_shapes():
-        words = _words(name)
+    for words in _published().values():
         known |= {"".join(words[:count]) for count in range(1, len(words) + 1)}
         known.add(words[0].rstrip("0123456789"))
     return frozenset(known - _ADJECTIVES)

@@ -149,6 +149,7 @@ def test_names_that_shapes_cannot_tell_agree_with_each_other() -> None:
         ("legacy_seresnext50_32x4d", "se_resnext50_32x4d"),
         ("mobilenetv3", "mobilenet_v3_small"),
         ("mobilenetv3_large_100|tf_mobilenetv3_large_100", "mobilenetv3_large"),
+        ("mobilenetv2_100", "mobilenet_v2"),
         ("vit_base_patch16_384|deit_base_patch16_384", "vit_base_patch16_224"),
         ("vit", "deit_tiny_patch16_224"),
         ("swin", "swin_t"),
@@ -168,6 +169,10 @@ def test_a_name_that_can_be_the_recognised_one_agrees(recognised: str, named: st
     [
         ("resnet18|resnetblur18", "resnet50"),
         (RESNET50, "resnet50d"),
+        (RESNET50, "resnet50_gn"),
+        ("resnet34d|resnetaa34d", "resnet34"),
+        ("efficientnet_b0_g8_gn", "efficientnet_b0"),
+        ("convnext_tiny_hnf", "convnext_tiny"),
         (RESNET50, "resnext50_32x4d"),
         ("convnext", "convnextv2_tiny"),
         ("convnext_large", "convnext_tiny.in12k"),
