@@ -1,13 +1,14 @@
 """Which torchvision or timm family the encoder in a state dict belongs to, told by its blocks.
 
-Owns the block layouts of the families it names (``_LAYOUTS``) and nothing else: no file, no tensor data, no torch.
+Owns the block layouts of the families it names (``_LAYOUTS``) and nothing else: no file, no tensor data, no torch. It
+names what is not a published backbone to the last shape (``backbones`` knows these): trunks cut short, other widths and
+depths of the same blocks, positions for another size of images.
 
 Promises: a name is given only if every block of the trunk has exactly the modules and shapes of that family. The prefix
 does not matter, nor do tensors around the encoder (decoder, head, loss). Time is linear in the number of names.
 
 Theory of operation: each layout has one *anchor*, a tensor of its first block. What stands before the anchor in a name
 is the *root* of an encoder. Below each root the blocks are collected, and the family's rule judges all of them.
-Encoders of different families in one state dict (teacher and student) give no name: none of them is *the* encoder.
 
 Deliberately unknown, and so ``None``: successors and relatives (EfficientNetV2, ConvNeXt V2, Swin V2, ResNet-D,
 distilled DeiT, ViT with LayerScale such as DINOv2), trunks that lost a block, blocks wrapped by LoRA or quantisation,
@@ -27,6 +28,7 @@ Shape = tuple[int, ...]
 Block = dict[str, Shape]  # a block's modules, each with the shape of its weight, and its bare parameters
 Stages = list[list[Block]]
 
+FAMILIES = ("mobilenetv3", "efficientnet", "convnext", "vit", "swin")  # of many sizes; a ResNet's name has its own
 ROOTS_MAX = 16  # more encoders than a model holds; without a limit, hostile names could make the work quadratic
 
 _WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -93,25 +95,37 @@ class _Layout(NamedTuple):
     renamed: Mapping[str, str] = MappingProxyType({})  # a block's modules, where the rule calls them as timm does
 
 
-def recognise_encoder(shapes: Mapping[str, Shape]) -> str | None:
+def recognise_family(shapes: Mapping[str, Shape]) -> str | None:
     """Name the encoder family of a state dict, given the shape of each tensor; ``None`` is "not certain".
 
     The names are ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, ``resnet152``, ``mobilenetv3``,
     ``efficientnet``, ``convnext``, ``vit`` and ``swin``. A ResNet may lack its last stage, as a feature extractor does.
 
-    >>> recognise_encoder({"decoder.conv1.weight": (64, 3, 7, 7)}) is None
+    >>> recognise_family({"decoder.conv1.weight": (64, 3, 7, 7)}) is None
     True
     """
-    tensors = {_bare_name(name): shape for name, shape in shapes.items()}
-    encoders = _find_encoders(tensors)
-    if len(encoders) > ROOTS_MAX:
-        return None
-    families = {_judge(root, layout, tensors) for root, layout in encoders} - {None}
+    families = find_families({bare_name(name): shape for name, shape in shapes.items()})
     return families.pop() if len(families) == 1 else None
 
 
+def find_families(tensors: Mapping[str, Shape], is_wanted: Callable[[str], bool] = lambda _root: True) -> set[str]:
+    """Return the families of the encoders whose root *is_wanted*; the tensors' names must be bare.
+
+    There are none if there are more than ``ROOTS_MAX`` encoders.
+    """
+    encoders = [(root, layout) for root, layout in _find_encoders(tensors) if is_wanted(root)]
+    if len(encoders) > ROOTS_MAX:
+        return set()
+    return {family for root, layout in encoders if (family := _judge(root, layout, tensors)) is not None}
+
+
 @functools.lru_cache(maxsize=4096)  # the checkpoints of a run have the same names
-def _bare_name(name: str) -> str:
+def bare_name(name: str) -> str:
+    """Return a tensor's name without what wraps modules.
+
+    >>> bare_name("model._orig_mod.layers_0.blocks.0.norm1.weight")
+    'model.layers.0.blocks.0.norm1.weight'
+    """
     return _JOINED.sub(r"\1.", _WRAPPERS.sub("", name))
 
 

@@ -24,8 +24,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer.formats.vocabulary import HYPER_PARAMETER_KEYS
-from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part, parse_name, resolve
+from ckpt_indexer.metadata.encoder import is_known, is_same_encoder, recognise_encoder
 from ckpt_indexer.metadata.place import is_same_folder, parts_of
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.metadata.score import score_at_step
@@ -42,11 +42,6 @@ YOUNGER_NS = 300 * 10**9  # a configuration may be this much younger than a chec
 FLOAT32_DIGITS = 1e-6  # relative: what is logged is a float32 written in decimals
 OPTIMIZERS_MAX = 4
 WALK_MAX = 2_000  # mappings of a configuration that are looked into
-# Encoders whose names say what they are; any other name may be a project's own for one of them.
-_FAMILY = re.compile(
-    r"(?:tu|timm|tf|torchvision|legacy|hf)*(wideresnet|resnext|resnet|mobilenet|efficientnet|convnext|vit|swin|vgg"
-    r"|densenet|regnet|inception|squeezenet|shufflenet|mnasnet|googlenet|alexnet|darknet|hrnet)"
-)
 _PARTS = {"decoder": "decoder", "decoder_name": "decoder", "head": "head", "head_name": "head"}
 _PART_KEYS = ("architecture", "architecture_name", "arch", "model_name", *_PARTS)
 # Networks in a checkpoint that are not the one that was trained.
@@ -204,7 +199,7 @@ def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
     told = next((name for each in settings if (name := model_part(each).encoder.model_name) != UNKNOWN), None)
     if named != UNKNOWN and told is not None:
         yield from _compared(is_same_encoder(told, named), f"its hyper-parameters say {told}, {whose} {named}")
-    elif _FAMILY.match(_plain(named)) and own.facts.tensors:
+    elif named != UNKNOWN and is_known(named) and own.facts.tensors:
         shapes = {each.name: each.shape for each in own.facts.tensors if not _BYSTANDERS.search(each.name)}
         if (recognised := recognise_encoder(shapes)) is not None:
             reason = f"its tensors are a {recognised}, {whose} says {named}"
@@ -226,32 +221,9 @@ def _compared(is_same: bool | None, reason: str) -> Iterator[Finding]:
         yield Finding(Weight.LIKE) if is_same else Finding(Weight.CONTRADICTS, reason)
 
 
-def is_same_encoder(one: str, other: str) -> bool | None:
-    """Return whether two names are of one encoder, as far as names tell; *one* may be several, ``a|b``.
-
-    >>> is_same_encoder("resnet18", "timm/resnet18.a1_in1k"), is_same_encoder("resnet18", "resnet50")
-    (True, False)
-    >>> is_same_encoder("efficientnet", "tu-efficientnet_b3"), is_same_encoder("vit", "deit_small_patch16")
-    (True, True)
-    >>> is_same_encoder("resnet18", "my_backbone") is None
-    True
-    """
-    there = _plain(other)
-    found: bool | None = False
-    for name in one.split("|"):
-        here = _plain(name)
-        if here == there or (min(here, there, key=len) and (here.startswith(there) or there.startswith(here))):
-            return True
-        if not (_FAMILY.match(here) and _FAMILY.match(there)):
-            found = None
-    return found
-
-
 def _plain(name: str) -> str:
-    """Return a name without what libraries put around it: ``timm/resnet18.a1_in1k`` is resnet18."""
-    bare = name.lower().rpartition("/")[2].partition(".")[0]
-    bare = re.sub(r"^(?:tu|timm|tf|torchvision)[-_]", "", bare)
-    return re.sub(r"^deit", "vit", re.sub(r"[^a-z0-9]", "", bare))
+    """Return a name's letters and digits: ``FPNDecoder`` and ``fpn_decoder`` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _own_settings(facts: Facts) -> list[dict[str, Any]]:

@@ -12,10 +12,10 @@ import msgspec
 from pydantic import BaseModel
 
 from ckpt_indexer import __version__
-from ckpt_indexer.metadata.architecture import recognise_encoder
 from ckpt_indexer.metadata.belonging import Near, Own, weigh
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
+from ckpt_indexer.metadata.encoder import recognise_encoder
 from ckpt_indexer.metadata.fit import fit
 from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
 from ckpt_indexer.metadata.schema import (

@@ -17,6 +17,7 @@ from ckpt_indexer.metadata.schema import Checkpointing, Document, Encoder, Metri
 from ckpt_indexer.metadata.sidecar import encode_sidecar, parse_sidecar
 from ckpt_indexer.model import RULES, Entry, Monitor, Problem
 from ckpt_indexer.paths import Key
+from tests.metadata.test_backbones import sample
 
 KEY = Key("ocr/b/checkpoints/epoch=2-step=12.ckpt")
 FINGERPRINT = (1000, 1_700_000_000_123_456_789, 42)
@@ -224,3 +225,16 @@ def test_the_document_names_the_version_that_made_it() -> None:
     document = composed()
     assert document.indexer is not None
     assert document.indexer.version == __version__
+
+
+def test_an_encoder_that_nobody_names_is_the_one_its_tensors_tell() -> None:
+    tensors = [TensorFacts(f"net.encoder.{name}", shape, "float32") for name, shape in sample("timm resnet34d").items()]
+    told = "resnet34d|resnetaa34d"
+    unnamed = composed(facts=Facts(tensors=tensors), config=None)
+    assert (unnamed.model.architecture, unnamed.model.encoder.model_name) == (told, told)
+    assert unnamed.indexer is not None
+    assert unnamed.indexer.sources["model"] == "checkpoint"
+    half = composed(facts=Facts(tensors=tensors, hyper_parameters={"arch": "dbnet"}), config=None)
+    assert (half.model.architecture, half.model.encoder.model_name) == ("dbnet", told)
+    named = composed(facts=Facts(tensors=tensors, hyper_parameters={"backbone": "resnet18"}))
+    assert (named.model.architecture, named.model.encoder.model_name) == ("dbnet", "resnet18")
