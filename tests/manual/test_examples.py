@@ -34,8 +34,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path.parent / "empty.ckpt").touch()
     state = {
         "monitor": "val/hmean",
-        "best_model_path": "/train/checkpoints/best.ckpt",
-        "best_k_models": {"/train/checkpoints/best.ckpt": torch.tensor(0.95, dtype=torch.float64)},
+        "best_model_path": "/train/ocr/checkpoints/best.ckpt",
+        "best_k_models": {"/train/ocr/checkpoints/best.ckpt": torch.tensor(0.95, dtype=torch.float64)},
     }
     content = {
         "epoch": 18,
