@@ -237,13 +237,14 @@ def _other_document(evidence: Evidence) -> tuple[Document | None, str | None]:
 
 
 def _is_of_another_save(written: Document, evidence: Evidence) -> bool:
-    """Return whether a sidecar names another checkpoint *and* counts differently: after a renaming it does not."""
-    facts, training = evidence.facts, written.training
+    """Return whether a sidecar names another checkpoint *and* another step: after a renaming it has the same.
+
+    Epochs say less: some programs count them from one.
+    """
+    step = None if evidence.facts is None else evidence.facts.global_step
     subject = _subject(written)
-    if facts is None or subject == _name(paths.to_path(evidence.key)) or not subject.endswith(paths.KNOWN_SUFFIXES):
-        return False
-    counts = ((training.epoch, facts.epoch), (training.global_step, facts.global_step))
-    return any(None not in pair and pair[0] != pair[1] for pair in counts)
+    is_another = subject != _name(paths.to_path(evidence.key)) and subject.endswith(paths.KNOWN_SUFFIXES)
+    return is_another and None not in (step, written.training.global_step) and step != written.training.global_step
 
 
 def _subject(document: Document) -> str:
