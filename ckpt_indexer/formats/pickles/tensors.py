@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.pickles.unpickle import (
     Called,
     Inert,
@@ -110,6 +111,21 @@ def parse_storage(persistent_id: Any) -> Storage | None:
     if dtype is None or not isinstance(key, str) or not _is_count(numel) or not _is_count(view_offset):
         return None
     return Storage(key, dtype, numel, numel * item_bytes, view_offset)
+
+
+def storage_of(persistent_id: Any) -> Storage:
+    """Read a persistent id of a file of torch's own.
+
+    Raises:
+        FormatProblem: it describes no storage.
+
+    """
+    storage = parse_storage(persistent_id)
+    if storage is not None:
+        return storage
+    if isinstance(persistent_id, str) and persistent_id.startswith("('storage', "):  # protocol 0 writes it as text
+        raise FormatProblem("format-unsupported", "it was saved with pickle_protocol=0, which torch cannot load either")
+    raise FormatProblem("pickle-damaged", "a tensor's storage is not described as torch does it")
 
 
 def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:
