@@ -37,6 +37,7 @@ LOADABLE = ("torch-zip", "torch-legacy")  # by ``torch.load`` with ``weights_onl
 LOAD_WALL_BASE_S = 120.0  # more than the CPU time it may take: the disk has its part in it
 TENSORS_SHOWN_MAX = 5  # in a line for people
 REFUSAL_MAX = 160  # characters of torch's reason, which may be pages
+_UNCOUNTED = "NaN and infinity were not counted in {} tensors of the weights"
 _PROVEN: tuple[Status, ...] = ("ok", "corrupt")  # what does not change by itself while the fingerprint stays
 
 
@@ -60,6 +61,7 @@ class Checked(msgspec.Struct):
     good_at: str | None = None  # when a deep check last found these bytes good
     nan: int = 0
     inf: int = 0
+    uncounted: int = 0  # tensors of the weights in which these two could not be counted
     nonfinite: list[NonFinite] = []  # tensors of the weights, the first ones
     damages: list[Damage] = []  # the first ones
     readable: Readable | None = None  # of a damaged archive
@@ -118,10 +120,11 @@ def check(
         facts, problem = Facts(), problem_of(error)
     now = now_text()
     status: Status = "ok" if problem is None else problem.status
-    health = _kept(Health(level=done, checked_at=now, status=status, problem=problem,
-                          nan=deep.nan, inf=deep.inf, digest=deep.digest), previous)  # fmt: skip
+    health = _kept(Health(level=done, checked_at=now, status=status, problem=problem, nan=deep.nan, inf=deep.inf,
+                          uncounted=deep.uncounted, digest=deep.digest), previous)  # fmt: skip
     checked = Checked("", status, problem, [*facts.warnings, *warnings, *_warnings(deep)], done, now,
-                      health.good_at, deep.nan, deep.inf, deep.nonfinite, deep.damages, deep.readable)  # fmt: skip
+                      health.good_at, deep.nan, deep.inf, deep.uncounted, deep.nonfinite, deep.damages,
+                      deep.readable)  # fmt: skip
     if done == "quick" and problem is None and previous is not None and previous.status == "corrupt":
         checked = recalled(previous)  # what the header cannot tell is known: these bytes are bad
     is_settled = problem is None or problem.code != "unsettled"
@@ -130,11 +133,13 @@ def check(
 
 def recalled(health: Health) -> Checked:
     """Return an earlier result once more."""
-    warnings = (
-        [f"{health.nan} NaN and {health.inf} infinite elements in the weights"] if health.nan + health.inf else []
-    )
+    warnings = []
+    if health.nan + health.inf:
+        warnings.append(f"{health.nan} NaN and {health.inf} infinite elements in the weights")
+    if health.uncounted:
+        warnings.append(_UNCOUNTED.format(health.uncounted))
     return Checked("", health.status, health.problem, warnings, health.level, health.checked_at, health.good_at,
-                   health.nan, health.inf)  # fmt: skip
+                   health.nan, health.inf, health.uncounted)  # fmt: skip
 
 
 def is_proven(health: Health, level: Level, since: str) -> bool:
@@ -242,7 +247,7 @@ def _warnings(deep: DeepFacts) -> list[str]:
         more = "…" if len(deep.nonfinite) > len(shown) else ""
         warnings.append(f"{deep.nan} NaN and {deep.inf} infinite elements in the weights: {', '.join(shown)}{more}")
     if deep.uncounted:
-        warnings.append(f"NaN and infinity were not counted in {deep.uncounted} tensors")
+        warnings.append(_UNCOUNTED.format(deep.uncounted))
     return warnings
 
 

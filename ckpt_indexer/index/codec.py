@@ -49,7 +49,7 @@ class Listed(msgspec.Struct):
     experiment: str
     name: str
     status: str = "ok"  # as in an entry: one that was made by hand may lack it
-    mtime: str = ""
+    mtime: str | None = ""
     metadata_file: str | None = None
 
 

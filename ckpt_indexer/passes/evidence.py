@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 RUNS_CACHED_MAX = 8  # some MB each
 CONFIGS_CACHED_MAX = 64
+SECOND_NS = 10**9
+DOUBT_NS = 3 * SECOND_NS  # longer than any file system's tick
 GONE = (errno.ENOENT, errno.ENOTDIR)
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors that say what may be done; others say that the disk failed
 
@@ -188,12 +190,18 @@ class EvidenceReader:
     def _config(self, key: str, fingerprint: Fingerprint) -> Config | None:
         """Read a run's configuration; one that is no mapping is an empty one, one that cannot be read is none."""
         try:
-            return Config(key, self._config_content(key, fingerprint), fingerprint)
+            # One that was just stamped with a whole second may change and keep that stamp.
+            is_in_doubt = fingerprint[1] % SECOND_NS == 0 and time.time_ns() - fingerprint[1] < DOUBT_NS
+            read = self._read_config if is_in_doubt else self._config_content
+            return Config(key, read(key, fingerprint), fingerprint)
         except OSError:
             return None
 
     @cachedmethod(attrgetter("_configs"), lock=attrgetter("_lock"))
-    def _config_content(self, key: str, _: Fingerprint) -> dict[str, Any]:
+    def _config_content(self, key: str, fingerprint: Fingerprint) -> dict[str, Any]:
+        return self._read_config(key, fingerprint)
+
+    def _read_config(self, key: str, _: Fingerprint) -> dict[str, Any]:
         with opened_file(self.root, paths.to_path(key)) as descriptor:
             loaded = self._reader().read_yaml(descriptor)
         if loaded.is_unread:

@@ -22,6 +22,7 @@ from ckpt_indexer.model import Problem
 from ckpt_indexer.passes.changes import Changes
 from ckpt_indexer.passes.examine import Examined, Examiner
 from ckpt_indexer.passes.in_flight import InFlight
+from ckpt_indexer.passes.judge import COARSE_S
 from ckpt_indexer.passes.known import Cause, Known
 from ckpt_indexer.passes.orphans import Orphans
 from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile
@@ -237,6 +238,15 @@ class Indexer:
     def retry_due_s(self) -> float:
         """Return the seconds until ``pop_due_retries`` has something."""
         return max(0.0, self._retries.due_s() - self._clock())
+
+    def doubtful_s(self) -> float | None:
+        """Return the seconds until what was just read can be read once more and trusted; ``None``: it can be now.
+
+        A file that changes within one tick of its file system's clock keeps its fingerprint.
+        """
+        now_s = self._clock()
+        due_s = self._retries.once_due_s(now_s, COARSE_S)
+        return max(0.0, due_s - now_s) if due_s > float("-inf") else None
 
     def pop_due_retries(self) -> set[str]:
         """Return the paths that are due to be scanned again, whatever their stamps say."""

@@ -88,3 +88,13 @@ def test_another_kind_begins_with_its_own_first_wait() -> None:
     retries.plan_once("x", 1.0, 0.0)
     retries.plan("x", "incomplete", 0.0)
     assert retries.due_s() == 0.25
+
+
+def test_what_is_read_once_soon_is_waited_for_and_nothing_else() -> None:
+    retries = Retries()
+    retries.plan("being written", "incomplete", 0.0)
+    retries.plan_once("its run is logged later", 35.0, 0.0)
+    assert retries.once_due_s(0.0, 2.0) == float("-inf")
+    retries.plan_once("soon", 1.0, 0.0)
+    retries.plan_once("a little later", 1.5, 0.0)
+    assert retries.once_due_s(0.0, 2.0) == 1.5

@@ -11,7 +11,7 @@ import os
 from typing import BinaryIO
 
 from ckpt_indexer.errors import FormatProblem, reason_of
-from ckpt_indexer.formats.containers.identify import buffered
+from ckpt_indexer.formats.containers.identify import buffered, read_facts
 from ckpt_indexer.formats.containers.safetensors import DTYPES, read_header
 from ckpt_indexer.formats.facts import DeepFacts, NonFinite
 from ckpt_indexer.formats.proof.archive import ArchiveProof
@@ -41,9 +41,12 @@ def read_deep(file: BinaryIO) -> DeepFacts:
 
 
 def _read_opaque(file: BinaryIO, size: int) -> DeepFacts:
+    """Take the digest; where the tensors' elements lie is not followed, so none is counted."""
+    tensors = read_facts(file).tensors or ()
     with Pieces(file, size, with_digest=True) as pieces:
         pieces.skip_to(size)
-    return DeepFacts(digest=pieces.digest(), unproven_bytes=size)
+    uncounted = sum(tensor.dtype in ITEM_BYTES for tensor in tensors)
+    return DeepFacts(digest=pieces.digest(), unproven_bytes=size, uncounted=uncounted)
 
 
 def _read_safetensors(file: BinaryIO, size: int) -> DeepFacts:
@@ -51,17 +54,19 @@ def _read_safetensors(file: BinaryIO, size: int) -> DeepFacts:
     with buffered(file) as stream:
         tensors, _, begin = read_header(stream, size)
     names: dict[Span, list[str]] = {}
+    uncounted = 0
     for name, tensor in tensors.items():
         dtype, _ = DTYPES.get(tensor.dtype, ("", 0))
         if dtype in ITEM_BYTES:
             first, last = tensor.data_offsets
             names.setdefault(Span(first, last - first, dtype), []).append(name)
+        uncounted += tensor.dtype not in DTYPES  # a newer one, whose NaN looks like nobody knows what
     counter = Counter(names)
     with Pieces(file, size, with_digest=True) as pieces:
         pieces.skip_to(begin)
         for piece in pieces.take(size - begin):
             counter.feed(piece, pieces.position - len(piece) - begin)
-    facts = DeepFacts(digest=pieces.digest(), unproven_bytes=size)
+    facts = DeepFacts(digest=pieces.digest(), unproven_bytes=size, uncounted=uncounted)
     for span, count in counter.counts.items():
         for name in names[span]:
             facts.nan += count.nan

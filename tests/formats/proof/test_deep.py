@@ -441,6 +441,33 @@ def test_views_are_counted_by_their_own_elements(tmp_path: Path) -> None:
     assert facts.uncounted == 0
 
 
+@pytest.mark.parametrize("form", ["legacy", "pickle", "sparse", "unknown form"])
+def test_what_could_not_be_looked_at_is_counted(form: str, tmp_path: Path) -> None:
+    weights = {"w": torch.full((3,), float("nan")), "n": torch.ones(2, dtype=torch.int64)}
+    path = tmp_path / "x.ckpt"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": weights}))
+    elif form == "sparse":
+        torch.save({"state_dict": {"w": torch.eye(3).to_sparse()}}, path)
+    elif form == "unknown form":
+        torch.save({"state_dict": {"n": weights["n"], "w": Unknown()}}, path)
+    else:
+        torch.save({"state_dict": weights}, path, _use_new_zipfile_serialization=False)
+    facts = deep_at(path)
+    assert (facts.problem, facts.nan, facts.uncounted) == (None, 0, 1)
+
+
+class Unknown:
+    """A tensor of a kind that a later torch may have."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_something, (1,)
+
+
+def _rebuild_something(_: int) -> Unknown:
+    return Unknown()
+
+
 def test_a_big_endian_checkpoint_is_counted_alike(tmp_path: Path) -> None:
     tensor = every_pattern(torch.float32, 999)
     torch.save({"state_dict": {"w": tensor}}, tmp_path / "little.ckpt")
