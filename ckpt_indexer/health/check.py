@@ -217,6 +217,8 @@ def _is_readable(problem: Problem | None) -> bool:
 
 def _deep_problem(facts: Facts, deep: DeepFacts, previous: Health | None) -> Problem | None:
     """Choose between what the header and the bytes say: the latter name the place."""
+    if facts.problem is not None and facts.problem.code == "zero-filled":
+        return facts.problem  # it names the reason, and that it may pass
     if deep.damages and deep.problem is not None:
         return deep.problem
     if facts.problem is not None or deep.problem is not None:

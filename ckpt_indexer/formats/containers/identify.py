@@ -14,6 +14,7 @@ import struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from ckpt_indexer.errors import FormatProblem, reason_of
+from ckpt_indexer.formats.containers.holes import find_holes, is_written
 from ckpt_indexer.formats.containers.safetensors import HEADER_MAX, describe_safetensors
 from ckpt_indexer.formats.containers.torch_legacy import MAGIC_NUMBER, read_legacy, read_tar
 from ckpt_indexer.formats.containers.torch_zip import Archive, is_other_archive
@@ -56,8 +57,36 @@ _FOREIGN: list[tuple[bytes, str]] = [
 def read_facts(file: BinaryIO) -> Facts:
     """Read everything that the header of a checkpoint says; tensors stay unread.
 
-    *file* is seekable and unbuffered; two reads and one for each score are made, whatever its size.
+    *file* is seekable and unbuffered; two reads and one for each score are made, whatever its size. Of a legacy file
+    each storage's length is read, and where bytes were never written, the records that these are in.
     """
+    facts = _read_facts(file)
+    with contextlib.suppress(OSError):
+        _heed_holes(file, facts)
+    return facts
+
+
+def _heed_holes(file: BinaryIO, facts: Facts) -> None:
+    """Add what follows from bytes that were never written: what is damaged there is not written yet."""
+    size = file.seek(0, os.SEEK_END)
+    holes = find_holes(file, size)
+    if not holes or (facts.problem is not None and facts.problem.status != "corrupt"):
+        return
+    count = sum(hole.end - hole.start for hole in holes)
+    message = f"{count} bytes, from byte {holes[0].start} on, were never written"
+    is_good = facts.problem is None
+    if is_good and facts.format in ("torch-zip", "torchscript"):
+        found = is_written(Archive(file, size), holes)
+        if found:
+            return
+        is_good = found is None
+    if is_good:
+        facts.warnings.append(f"{message}: they are a hole that reads as zeros, which may be right")
+    else:
+        facts.problem = Problem.of("zero-filled", f"{message} (yet)")
+
+
+def _read_facts(file: BinaryIO) -> Facts:
     facts = Facts()
     try:
         size = file.seek(0, os.SEEK_END)
