@@ -177,6 +177,7 @@ def _begin(indexer: Indexer, request: Rebuild) -> Snapshot:
     indexer.load()
     if not request.missing_only:
         indexer.pop_renewals(len(indexer.known.stamps))
+        indexer.invalidate_incomplete()
     snapshot = indexer.scan_and_plan(force=request.force)
     if request.missing_only:
         to_read = _without_sidecar(snapshot.found, indexer.known.statuses, force=request.force)

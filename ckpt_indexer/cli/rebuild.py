@@ -118,7 +118,7 @@ def _sentence(outcome: Outcome, verb: str) -> str:
 
 
 def _what_else(outcome: Outcome, root: str) -> str:
-    """Say what stands where no checkpoint is, and how it would be seen."""
+    """Describe what stands where no checkpoint is, and how it would be seen."""
     start = f"nothing below {root} ends in {' or '.join(outcome.suffixes)}"
     if not outcome.others:
         return f"{start}, and there are no other files"

@@ -22,6 +22,7 @@ import msgspec
 from ckpt_indexer.errors import TorchMissing
 from ckpt_indexer.formats.facts import Damage, DeepFacts, Facts, NonFinite, Readable
 from ckpt_indexer.model import Health, Level, Problem, Status, utc_text
+from ckpt_indexer.passes.beside import read_file
 from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.sandbox.torch_load import Loaded, seconds_for
 from ckpt_indexer.tree.local import fingerprint_of, opened_file
@@ -104,7 +105,7 @@ def check(
             with opened_file(root, path) as descriptor:
                 read = fingerprint_of(os.fstat(descriptor))
                 previous = previous if read == fingerprint else None
-                facts = reader.read_checkpoint(descriptor)
+                facts = read_file(root, path, descriptor, reader)
                 problem = facts.problem
                 if level != "quick" and _is_readable(problem):
                     deep = reader.read_deep(descriptor, rate=rate, on_progress=on_progress)

@@ -30,6 +30,7 @@ from ckpt_indexer.metadata.compose import Config
 from ckpt_indexer.metadata.schema import Document
 from ckpt_indexer.metadata.sidecar import is_lost, parse_sidecar
 from ckpt_indexer.model import Fingerprint, Problem, Stamp
+from ckpt_indexer.passes.beside import read_file
 from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.passes.scan import fingerprint_of_folder
 from ckpt_indexer.sandbox.owner import Reader
@@ -152,7 +153,11 @@ class EvidenceReader:
             )
         else:
             with opened_file(self.root, path) as descriptor:
-                yield _Content(lambda: fingerprint_of(os.fstat(descriptor)), lambda: reader.read_checkpoint(descriptor))
+                name = paths.to_path(key)
+                yield _Content(
+                    lambda: fingerprint_of(os.fstat(descriptor)),
+                    lambda: read_file(self.root, path, descriptor, reader, name=name),
+                )
 
     def _read_around(self, key: str, stamp: Stamp, content: _Content) -> Evidence:
         """Read everything but the checkpoint's content."""

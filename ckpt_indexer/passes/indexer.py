@@ -19,6 +19,7 @@ from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.model import Problem
+from ckpt_indexer.passes.beside import siblings_to_read
 from ckpt_indexer.passes.changes import Changes
 from ckpt_indexer.passes.examine import Examined, Examiner
 from ckpt_indexer.passes.in_flight import InFlight
@@ -168,6 +169,7 @@ class Indexer:
         if "" not in places:
             self._invalidate_unreadable(snapshot.found)
         plan = reconcile(snapshot, self.known.stamps, places, self.store.suffixes)
+        self.known.invalidate_shards(siblings_to_read(plan.read, plan.remove, self.known.stamps))
         self._plan(snapshot.found if force else plan.read, force=force)
         for key in plan.remove:
             self._forget(key)
@@ -262,6 +264,15 @@ class Indexer:
     def pop_renewals(self, count_max: int) -> set[str]:
         """Return the paths of some entries that older rules made, to be scanned again."""
         return _paths_of(self.known.pop_renewals(count_max))
+
+    def invalidate_incomplete(self) -> None:
+        """Mark every incomplete checkpoint to be read again when it is next scanned: once whole, it may look the same.
+
+        The end of a download, for example, may show in nothing but that the downloader's control file is gone.
+        """
+        for key, status in self.known.statuses.items():
+            if status == "incomplete":
+                self.known.invalidate(key, Cause.RETRY)
 
     def invalidate_run(self, run_id: str) -> set[str]:
         """Return the paths of a run's checkpoints, to be scanned again: more is known of the run now."""

@@ -12,6 +12,7 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer import paths
+from ckpt_indexer.formats.frameworks.sharded import index_names_of
 from ckpt_indexer.metadata.compose import compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of, write_stamp
 from ckpt_indexer.model import RULES, Problem
@@ -134,9 +135,17 @@ def owner_of(evidence: Evidence, document: Document | None = None) -> SidecarOwn
 
 
 def is_enough(evidence: Evidence) -> bool:
-    """Return whether the sidecar is ours and was made from what is there now: then it says what the checkpoint says."""
+    """Return whether the sidecar is ours and was made from what is there now: then it says what the checkpoint says.
+
+    Of one of several shards it cannot say whether the others are still there.
+    """
     written, stamp = evidence.sidecar.document, evidence.stamp
-    if written is None or written.indexer is None or written.indexer.rules < RULES:
+    if (
+        index_names_of(_name(evidence.key))
+        or written is None
+        or written.indexer is None
+        or written.indexer.rules < RULES
+    ):
         return False
     made = written.indexer
     other, _ = _other_document(evidence)

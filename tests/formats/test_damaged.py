@@ -275,7 +275,8 @@ LIES: dict[str, tuple[Lie, str | None]] = {
     "protocol-text": (Lie(protocol="1001"), "format-unsupported"),
     "protocol-huge": (Lie(protocol=10**5000), "format-unsupported"),
     "protocol-true": (Lie(protocol=True), "format-unsupported"),
-    "magic-other": (Lie(magic=5), None),  # a plain pickle of a number, and something behind it
+    "magic-other": (Lie(magic=5), "container-damaged"),
+    "magic-other-and-nothing-else": (Lie(magic=5, protocol="x"), None),  # a number, and something behind it
     "numel-2-to-60": (Lie(persistent_id=_storage((4, 1 << 60))), "truncated"),
     "numel-2-to-70": (Lie(persistent_id=_storage((4, 1 << 70))), "pickle-damaged"),
     "numel-negative": (Lie(persistent_id=_storage((4, -6))), "pickle-damaged"),

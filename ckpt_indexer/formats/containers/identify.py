@@ -36,6 +36,7 @@ BUFFER_BYTES = 256 << 10
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
 LEGACY_MAGIC_TEXT = b"L119547037146038801333356L\n."  # the same by pickle's protocols 0 and 1
 
+_PROTOCOL = b"\x80\x02M\xe9\x03."  # what follows it, pickled
 _TAR_START = b"sys_info\x00"  # the name of the first member that torch 0.1 wrote
 # Plain pickles of protocols 0 and 1 have no magic: as they start for what may hold weights, a dict, a list, an object.
 _OLD_PICKLES = (b"(dp0\n", b"(lp0\n", b"ccopy_reg\n", b"ccollections\nOrderedDict\n", b"}q\x00(", b"]q\x00(")
@@ -261,6 +262,9 @@ def _read_pickle(stream: io.BufferedReader, size: int, facts: Facts) -> None:
         facts.format = "torch-legacy"
         _describe_legacy(stream, size, facts)
         return
+    if type(root) is int and stream.peek(len(_PROTOCOL)).startswith(_PROTOCOL):
+        facts.format = "torch-legacy"
+        raise FormatProblem("container-damaged", "its magic number is not torch's")
     if sharded.is_dcp_metadata(root):
         facts.format = "sharded-dcp"
         sharded.describe_dcp(root, facts)

@@ -11,14 +11,16 @@ import os
 from typing import BinaryIO
 
 from ckpt_indexer.errors import FormatProblem, reason_of
-from ckpt_indexer.formats.containers.identify import buffered, read_facts
+from ckpt_indexer.formats.containers.identify import LEGACY_MAGIC, LEGACY_MAGIC_TEXT, buffered, read_facts
 from ckpt_indexer.formats.containers.safetensors import DTYPES, read_header
-from ckpt_indexer.formats.facts import DeepFacts, NonFinite
-from ckpt_indexer.formats.proof.archive import ArchiveProof
+from ckpt_indexer.formats.containers.torch_legacy import read_legacy
+from ckpt_indexer.formats.facts import Damage, DeepFacts, NonFinite
+from ckpt_indexer.formats.pickles.unpickle import unpickle
+from ckpt_indexer.formats.proof.archive import DAMAGES_MAX, ArchiveProof
 from ckpt_indexer.formats.proof.nonfinite import ITEM_BYTES, Counter, Span
 from ckpt_indexer.formats.proof.pieces import Pieces, read_at
 from ckpt_indexer.formats.proof.torch_layout import END
-from ckpt_indexer.formats.proof.weights import NONFINITE_MAX
+from ckpt_indexer.formats.proof.weights import NONFINITE_MAX, Weights
 from ckpt_indexer.model import Problem
 
 
@@ -41,12 +43,32 @@ def read_deep(file: BinaryIO) -> DeepFacts:
 
 
 def _read_opaque(file: BinaryIO, size: int) -> DeepFacts:
-    """Take the digest; where the tensors' elements lie is not followed, so none is counted."""
+    """Compute the digest; where the tensors' elements lie is not followed, so none is counted."""
     tensors = read_facts(file).tensors or ()
     with Pieces(file, size, with_digest=True) as pieces:
         pieces.skip_to(size)
     uncounted = sum(tensor.dtype in ITEM_BYTES for tensor in tensors)
-    return DeepFacts(digest=pieces.digest(), unproven_bytes=size, uncounted=uncounted)
+    facts = DeepFacts(digest=pieces.digest(), unproven_bytes=size, uncounted=uncounted)
+    for name in _tensors_beyond(file, size)[:DAMAGES_MAX]:
+        message = f"the tensor {name} reaches beyond its storage"
+        facts.damages.append(Damage("file", None, 0, "pickle-damaged", message))
+    facts.problem = facts.damages[0].problem() if facts.damages else None
+    return facts
+
+
+def _tensors_beyond(file: BinaryIO, size: int) -> list[str]:
+    """Return the tensors of a legacy file's weights that reach beyond their storages: torch refuses the file."""
+    file.seek(0)
+    with buffered(file) as stream:
+        if not stream.peek().startswith((LEGACY_MAGIC, LEGACY_MAGIC_TEXT)):
+            return []
+        try:
+            unpickle(stream)  # the magic number
+            return Weights(read_legacy(stream, size).pickled, is_big_endian=False).beyond
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - unpickling raises nearly anything, and the header's reading says why
+            return []
 
 
 def _read_safetensors(file: BinaryIO, size: int) -> DeepFacts:

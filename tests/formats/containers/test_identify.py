@@ -98,6 +98,13 @@ def test_a_plain_pickle_of_any_protocol_is_read(protocol: int) -> None:
     assert (facts.format, facts.problem, facts.epoch) == ("pickle", None, 3)
 
 
+def test_a_length_word_that_comes_to_the_same_bytes_in_torchs_arithmetic_is_no_damage() -> None:
+    data = bytearray(made_files.legacy({"epoch": 3, "state_dict": {"w": torch.ones(3, 2)}}))
+    data[data.rindex(struct.pack("<q", 6)) + 7] = 0x80
+    assert torch.load(io.BytesIO(bytes(data)), weights_only=False)["epoch"] == 3
+    assert read(bytes(data)).problem is None
+
+
 @pytest.mark.parametrize("change", [-1, 1, 1 << 40])
 def test_a_legacy_storage_with_another_length_word_is_refused_as_torch_does(change: int) -> None:
     data = bytearray(made_files.legacy({"epoch": 3, "state_dict": {"w": torch.ones(3, 2), "b": torch.ones(2)}}))

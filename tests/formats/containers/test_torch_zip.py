@@ -320,7 +320,7 @@ def test_reading_costs_the_same_whatever_the_tensors_weigh(zips: dict[str, Path]
     with path.open("rb", buffering=0) as file:
         counting = CountingFile(file)
         assert read_facts(counting).problem is None  # type: ignore[arg-type]
-    assert counting.bytes_read < 400_000
+    assert counting.bytes_read < 800_000  # both ends twice: it has a hole
 
 
 class CountingFile:
