@@ -88,10 +88,14 @@ def check(
     fingerprint: Fingerprint,
     is_folder: bool,
     previous: Health | None,
+    name: str | None = None,
     rate: float = 0.0,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Proof:
-    """Check the checkpoint at *path* below *root*; *previous* is what is kept of the bytes with that *fingerprint*."""
+    """Check the checkpoint at *path* below *root*; *previous* is what is kept of the bytes with that *fingerprint*.
+
+    *name* is the checkpoint's own path where *path* is a link's target.
+    """
     done: Level = "quick"
     deep, read, warnings = DeepFacts(), fingerprint, list[str]()
     problem: Problem | None
@@ -105,7 +109,7 @@ def check(
             with opened_file(root, path) as descriptor:
                 read = fingerprint_of(os.fstat(descriptor))
                 previous = previous if read == fingerprint else None
-                facts = read_file(root, path, descriptor, reader)
+                facts = read_file(root, path, descriptor, reader, name=name)
                 problem = facts.problem
                 if level != "quick" and _is_readable(problem):
                     deep = reader.read_deep(descriptor, rate=rate, on_progress=on_progress)

@@ -12,6 +12,8 @@ import torch
 
 from ckpt_indexer import read_index
 from ckpt_indexer.actions.rebuild import Rebuild, apply
+from ckpt_indexer.actions.validate import Validate, plan
+from ckpt_indexer.actions.validate import apply as validate
 from ckpt_indexer.model import Problem, Stamp
 from ckpt_indexer.passes.beside import CONTROL_NS, read_file, siblings_to_read
 from ckpt_indexer.passes.scan import Found
@@ -183,8 +185,11 @@ def test_links_to_the_files_of_a_cache_are_followed_below_the_root_only(sharded:
     end = first.rpartition(".")[2]
     request = Rebuild(root=str(tmp_path), workers=1, settings=Settings(suffixes=(f".{end}",)))
     assert apply(request).good == 3
+    assert not validate(plan(Validate(paths=(str(tmp_path),)))).bad
     (tmp_path / second).resolve().unlink()
     broken = apply(request).broken
+    bad = {result.path: result.problem for result in validate(plan(Validate(paths=(str(tmp_path),)))).bad}
+    assert [str(bad[str(tmp_path / name)]).count("is missing") for name in (first, third)] == [1, 1]
     assert broken[first] == broken[third] == f"the shard {second.rpartition('/')[2]} is missing"  # type: ignore[index]
 
 
