@@ -262,7 +262,7 @@ def _read_pickle(stream: io.BufferedReader, size: int, facts: Facts) -> None:
         facts.format = "torch-legacy"
         _describe_legacy(stream, size, facts)
         return
-    if type(root) is int and stream.peek(len(_PROTOCOL)).startswith(_PROTOCOL):
+    if stream.peek(len(_PROTOCOL)).startswith(_PROTOCOL):
         facts.format = "torch-legacy"
         raise FormatProblem("container-damaged", "its magic number is not torch's")
     if sharded.is_dcp_metadata(root):
