@@ -1,4 +1,4 @@
-"""Makes the table of published backbones: ``python -m tests.metadata.make_backbones``, a quarter of an hour.
+"""Makes the table of published backbones: ``python -m tests.metadata.make_backbones``, ten minutes of one core.
 
 Needs timm, torchvision and segmentation_models_pytorch; ``pip install --no-deps`` is enough beside any torch, since
 the models are only built, on the "meta" device, without memory for their weights. Not part of the suite, which does not

@@ -189,6 +189,21 @@ def test_as_many_backbones_as_a_model_holds_are_found_and_no_more() -> None:
     assert find_backbones(many | {f"one_more.{name}": shape for name, shape in shapes.items()}) == {}
 
 
+def test_too_many_places_and_too_many_tensors_are_not_looked_into() -> None:
+    resnet, convnext, vit = (sample(f"timm {name}") for name in ("resnet50", "convnext_tiny", "vit_tiny_patch16_224"))
+    many = {
+        f"{model}{n}.{name}": shape
+        for model, shapes in (("r", resnet), ("c", convnext))
+        for n in range(ROOTS_MAX // 2)
+        for name, shape in shapes.items()
+    }
+    assert len(find_backbones(many)) == ROOTS_MAX
+    assert find_backbones(many | {f"v.{name}": shape for name, shape in vit.items()}) == {}
+    names = [f"layer1.{n}.weight" for n in range(TENSORS_MAX + 1)]
+    assert len(trunk("", dict.fromkeys(names[1:], ()), {"layer1"}, ())) == TENSORS_MAX
+    assert trunk("", dict.fromkeys(names, ()), {"layer1"}, ()) == {}
+
+
 def test_a_frequent_name_that_is_an_anchor_hides_no_backbone() -> None:
     frequent = {f"decoder.{n}.2.0.bias": (8,) for n in range(PLACES_MAX + 1)}
     assert "2.0.bias" in _TABLE["anchors"]

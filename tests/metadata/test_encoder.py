@@ -153,6 +153,7 @@ def test_names_that_shapes_cannot_tell_agree_with_each_other() -> None:
         ("mobilenetv3_large_100|tf_mobilenetv3_large_100", "mobilenetv3_large"),
         ("mobilenetv2_100", "mobilenet_v2"),
         ("vit_base_patch16_384|deit_base_patch16_384", "vit_base_patch16_224"),
+        ("vit_base_patch16_384|deit_base_patch16_384", "vit_base"),
         ("vit", "deit_tiny_patch16_224"),
         ("swin", "swin_t"),
         ("swin_tiny_patch4_window7_224", "swin"),
