@@ -58,6 +58,8 @@ PROBLEMS: dict[str, Status] = {
     "sidecar-unwritable": "ok",
 }
 RULES = 3  # version of how facts are found and written; what was made by older ones is read again once
+_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, written as such
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999, in µs since 1970
 MESSAGE_MAX = 300  # characters; a message may quote the file, and files may hold anything
 
 
@@ -143,6 +145,7 @@ class Health(msgspec.Struct, kw_only=True, gc=False):
     problem: Problem | None = None
     nan: int = 0  # elements of the weights; of a deep check
     inf: int = 0
+    uncounted: int = 0  # tensors of the weights in which these two could not be counted
     digest: str | None = None  # of the bytes, where the file has no checksums that cover them all
     good_at: str | None = None  # when a deep check last found it good
 
@@ -154,7 +157,7 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     experiment: str
     name: str
     size_bytes: int
-    mtime: str  # ISO 8601, UTC, microseconds
+    mtime: str | None  # ISO 8601, UTC, microseconds; None where it is no time that can be written so
     fingerprint: Fingerprint
     format: Format = "unknown"
     role: Role | None = None
@@ -234,15 +237,20 @@ def to_float(value: Number | None) -> float | None:
     return None if value is None else float(value)
 
 
-def utc_text(mtime_ns: int) -> str:
-    """Write nanoseconds since 1970 as ISO 8601 in UTC with microseconds.
+def utc_text(time_ns: int) -> str:
+    """Write nanoseconds since 1970 as ISO 8601 in UTC with microseconds; the last moment of 9999 for all later ones.
 
-    >>> utc_text(1_700_000_000_123_456_789)
-    '2023-11-14T22:13:20.123456Z'
+    >>> utc_text(1_700_000_000_123_456_789), utc_text(1 << 70)
+    ('2023-11-14T22:13:20.123456Z', '9999-12-31T23:59:59.999999Z')
     """
-    seconds, rest = divmod(mtime_ns, 10**9)
-    try:
-        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    except (OverflowError, ValueError, OSError):  # a file system may hold any 64-bit time
-        moment = dt.datetime.fromtimestamp(0, dt.UTC)
-    return moment.replace(microsecond=rest // 1000, tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    microseconds = min(max(time_ns // 1000, _FIRST_US), _LAST_US)
+    return (_EPOCH + dt.timedelta(microseconds=microseconds)).isoformat(timespec="microseconds") + "Z"
+
+
+def mtime_text(mtime_ns: int) -> str | None:
+    """Write a file's time as ``utc_text`` does; ``None`` outside of the years 1 to 9999: file systems hold any 64 bits.
+
+    >>> mtime_text(0), mtime_text(1 << 70)
+    ('1970-01-01T00:00:00.000000Z', None)
+    """
+    return utc_text(mtime_ns) if _FIRST_US <= mtime_ns // 1000 <= _LAST_US else None

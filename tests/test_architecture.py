@@ -38,7 +38,9 @@ PURE = ("formats", "metadata")
 IMPURE = frozenset(
     ["logging", "structlog", "time", "pathlib", "shutil", "glob", "tempfile", "subprocess", "socket", "random"]
 )
-PURE_OF_OS = frozenset({"SEEK_SET", "SEEK_CUR", "SEEK_END", "pread", "fstat"})  # of a file that somebody else opened
+PURE_OF_OS = frozenset(
+    {"SEEK_SET", "SEEK_CUR", "SEEK_END", "SEEK_DATA", "SEEK_HOLE", "pread", "fstat"}
+)  # of a file that somebody else opened
 BANNED = frozenset({"utils", "util", "helpers", "helper", "common", "core", "base", "misc", "manager"})
 BANNED_VERBS = ("process_", "handle_")
 FUNCTION_MAX, FUNCTION_P90 = 60, 25  # lines

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer.errors import RootUnusable
 from ckpt_indexer.index import codec
 from ckpt_indexer.log import ensure_log
 from ckpt_indexer.model import RULES, Problem
 from ckpt_indexer.passes.indexer import Indexer
-from ckpt_indexer.passes.survey import survey
+from ckpt_indexer.passes.survey import LIKELY_SUFFIXES, count_endings, survey
 from ckpt_indexer.paths import ROOT
 from ckpt_indexer.settings import Settings
 from ckpt_indexer.tree.local import check_root
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.paths import Key, RelPath
 
 COMMIT_INTERVAL_S = 1.0  # a run that is interrupted has lost at most this much
+DOUBTS_MAX = 3  # times that a file which keeps changing is read once more
 SLICE_S = 0.1  # of work between two reports of progress
 WORKERS_MAX = 8  # unless the caller says otherwise: more do not make a disk faster
 
@@ -57,12 +58,19 @@ class Outcome:
     written: list[Key]  # keys whose entry or sidecar was, or would be, written
     failed: list[Key]  # keys of those that were read now and are broken; none in a plan
     unseen: dict[RelPath, str]  # path -> why it could not be scanned; what the index says of it stands
+    suffixes: tuple[str, ...]  # of the names that count as checkpoints
+    others: dict[str, int]  # where there is no checkpoint: how the names of what is there end, and how many do
     seconds: float
 
     @property
     def good(self) -> int:
         """How many can be used."""
         return self.total - len(self.broken) - self.unread
+
+    @property
+    def suffixes_to_try(self) -> list[str]:
+        """Endings that checkpoints often have, of files that are there and do not count as any."""
+        return [ending for ending in self.others if ending in LIKELY_SUFFIXES]
 
     @property
     def up_to_date(self) -> int:
@@ -87,7 +95,8 @@ def plan(request: Rebuild) -> Outcome:
         older = {key for key, entry in surveyed.entries.items() if entry.rules < RULES}
         to_read = set(surveyed.found if request.force else surveyed.plan.read) | older & surveyed.found.keys()
     known = {key: entry.problem for key, entry in surveyed.entries.items() if key not in surveyed.plan.read}
-    return _outcome(surveyed.found, known, _Tally(written=to_read), surveyed.unseen, started)
+    disk = _Disk(request.root, surveyed.found, surveyed.unseen, surveyed.suffixes)
+    return _outcome(disk, known, _Tally(written=to_read), started)
 
 
 def apply(request: Rebuild, *, on_progress: Callable[[int, int], object] = lambda _done, _total: None) -> Outcome:
@@ -107,7 +116,8 @@ def apply(request: Rebuild, *, on_progress: Callable[[int, int], object] = lambd
             raise RootUnusable(root=request.root, reason=snapshot.unseen[ROOT])
         _work(indexer, tally, on_progress)
         known = {key: _problem_in(indexer, key) for key in _known_keys(indexer, snapshot)}
-        return _outcome(snapshot.found, known, tally, snapshot.unseen, started)
+        disk = _Disk(request.root, snapshot.found, snapshot.unseen, indexer.store.suffixes)
+        return _outcome(disk, known, tally, started)
 
 
 def run_pass(root: str, settings: Settings, places: tuple[RelPath, ...] = (ROOT,)) -> None:
@@ -124,7 +134,16 @@ def run_pass(root: str, settings: Settings, places: tuple[RelPath, ...] = (ROOT,
         snapshot = indexer.scan_and_plan(places)
         if ROOT in snapshot.unseen:
             raise RootUnusable(root=root, reason=snapshot.unseen[ROOT])
-        indexer.finish()
+        _finish(indexer)
+
+
+class _Disk(NamedTuple):
+    """What the scan found."""
+
+    root: str
+    found: Mapping[Key, Found]
+    unseen: dict[RelPath, str]
+    suffixes: tuple[str, ...]
 
 
 class _Tally:
@@ -159,6 +178,7 @@ def _begin(indexer: Indexer, request: Rebuild) -> Snapshot:
     indexer.load()
     if not request.missing_only:
         indexer.pop_renewals(len(indexer.known.stamps))
+        indexer.invalidate_incomplete()
     snapshot = indexer.scan_and_plan(force=request.force)
     if request.missing_only:
         to_read = _without_sidecar(snapshot.found, indexer.known.statuses, force=request.force)
@@ -175,7 +195,18 @@ def _work(indexer: Indexer, tally: _Tally, on_progress: Callable[[int, int], obj
         if time.monotonic() - committed > COMMIT_INTERVAL_S:
             indexer.commit()
             committed = time.monotonic()
+    _finish(indexer)
+
+
+def _finish(indexer: Indexer) -> None:
+    """Carry out and commit what is planned, and read once more what was read too early: nobody else will do that."""
     indexer.finish()
+    for _ in range(DOUBTS_MAX):
+        if (wait_s := indexer.doubtful_s()) is None:
+            return
+        time.sleep(wait_s)
+        indexer.scan_and_plan(indexer.pop_due_retries())
+        indexer.finish()
 
 
 def _known_keys(indexer: Indexer, snapshot: Snapshot) -> set[Key]:
@@ -189,7 +220,7 @@ def _problem_in(indexer: Indexer, key: Key) -> Problem | None:
     return codec.decode_entry(indexer.store.entries[key]).problem or Problem.of("not-a-checkpoint", "not usable")
 
 
-# --- pure ---
+# --- what came of it ---
 
 
 def _without_sidecar(found: Mapping[Key, Found], statuses: Mapping[Key, str], *, force: bool) -> dict[Key, Found]:
@@ -204,15 +235,9 @@ def _without_sidecar(found: Mapping[Key, Found], statuses: Mapping[Key, str], *,
     }
 
 
-def _outcome(
-    found: Mapping[Key, Found],
-    known: Mapping[Key, Problem | None],
-    tally: _Tally,
-    unseen: dict[RelPath, str],
-    started: float,
-) -> Outcome:
+def _outcome(disk: _Disk, known: Mapping[Key, Problem | None], tally: _Tally, started: float) -> Outcome:
     """Count the checkpoints on disk by what is *known* of each: why it cannot be used, or that it can."""
-    broken = {}
+    found, broken = disk.found, {}
     for key, each in found.items():
         problem = known.get(key) or (None if each.problem is None else Problem.of(*each.problem))
         if problem is not None:
@@ -223,6 +248,8 @@ def _outcome(
         unread=sum(key not in known and key not in broken for key in found),
         written=sorted(found.keys() & tally.written),
         failed=sorted(found.keys() & tally.failed),
-        unseen=unseen,
+        unseen=disk.unseen,
+        suffixes=disk.suffixes,
+        others={} if found else count_endings(disk.root),
         seconds=round(time.monotonic() - started, 3),
     )

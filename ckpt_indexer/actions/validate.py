@@ -228,6 +228,7 @@ class _Run:
                 self._plan.request.level,
                 fingerprint=fingerprint,
                 is_folder=found.is_folder,
+                name=paths.to_path(key),
                 previous=self._ledgers.previous(target),
                 rate=self._plan.request.rate,
                 on_progress=self._report,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckpt_indexer.model import utc_text
 from ckpt_indexer.paths import to_path
 
 if TYPE_CHECKING:
@@ -111,10 +112,11 @@ def sort_records(records: Iterable[CheckpointCatalogEntry]) -> list[CheckpointCa
 def facts_of(entry: Entry) -> dict[str, Any]:
     """Return what every older record says of an entry, wherever its file is: fields of a ``CheckpointCatalogEntry``."""
     experiment = entry.experiment.rpartition("/")[2]
+    written = entry.mtime or utc_text(entry.fingerprint[1])  # these records need a time
     return {
         "exp_name": entry.exp_name or (experiment if experiment != "." else UNKNOWN),  # ".": directly in the root
         "epochs": entry.epoch,
-        "created_timestamp": f"{entry.mtime[:10].replace('-', '')}_{entry.mtime[11:16].replace(':', '')}",
+        "created_timestamp": f"{written[:10].replace('-', '')}_{written[11:16].replace(':', '')}",
         "hmean": _number(entry, "hmean"),
         "architecture": entry.architecture or UNKNOWN,
         "backbone": entry.encoder or UNKNOWN,

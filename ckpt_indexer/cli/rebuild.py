@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckpt_indexer.paths import Key
 
 BROKEN_SHOWN_MAX = 20
+ENDINGS_SHOWN_MAX = 8
 
 
 def rebuild_options(function: Any) -> Any:
@@ -83,6 +84,8 @@ def run(
         print_json(_summary(outcome))
         return
     _note_broken(outcome.broken)
+    if outcome.total == 0:
+        note(printable(_what_else(outcome, root)))
     if quiet or verbose:
         for key in outcome.written:
             click.echo(printable(key))
@@ -101,6 +104,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
         "up_to_date": outcome.up_to_date,
         "skipped": outcome.up_to_date,
         "failed": len(outcome.failed),
+        "other_files": outcome.others,
         "seconds": outcome.seconds,
     }
 
@@ -111,6 +115,19 @@ def _sentence(outcome: Outcome, verb: str) -> str:
         f"{outcome.total} checkpoints: {outcome.good} good, {len(outcome.broken)} broken{unread}; "
         f"{len(outcome.written)} {verb}, {outcome.up_to_date} up to date, in {outcome.seconds:.2f} s"
     )
+
+
+def _what_else(outcome: Outcome, root: str) -> str:
+    """Describe what stands where no checkpoint is, and how it would be seen."""
+    start = f"nothing below {root} ends in {' or '.join(outcome.suffixes)}"
+    if not outcome.others:
+        return f"{start}, and there are no other files"
+    listed = [f"{count} {ending}" for ending, count in outcome.others.items()]
+    files = ", ".join(listed[:ENDINGS_SHOWN_MAX]) + ("…" if len(listed) > ENDINGS_SHOWN_MAX else "")
+    if not outcome.suffixes_to_try:
+        return f"{start}; other files there: {files}"
+    count = sum(outcome.others[ending] for ending in outcome.suffixes_to_try)
+    return f"{start}; other files there: {files}; --suffixes {','.join(outcome.suffixes_to_try)} would see {count}"
 
 
 def _note_broken(broken: Mapping[Key, str]) -> None:

@@ -167,6 +167,14 @@ class YamlFacts(msgspec.Struct):
     is_unread: bool = False  # the disk failed: the error says nothing about the document
 
 
+class ShardIndex(msgspec.Struct):
+    """What a ``*.index.json`` says of the shards beside it, or why it says nothing."""
+
+    files: list[str] = []  # their names, sorted
+    total_bytes: int | None = None  # of all tensors; older writers count some twice
+    error: str | None = None
+
+
 class LoggedRow(msgspec.Struct, array_like=True):
     """What was logged at once, under Lightning's count of steps."""
 

@@ -22,6 +22,7 @@ import msgspec
 from ckpt_indexer.errors import TorchMissing
 from ckpt_indexer.formats.facts import Damage, DeepFacts, Facts, NonFinite, Readable
 from ckpt_indexer.model import Health, Level, Problem, Status, utc_text
+from ckpt_indexer.passes.beside import read_file
 from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.sandbox.torch_load import Loaded, seconds_for
@@ -38,6 +39,7 @@ LOADABLE = ("torch-zip", "torch-legacy")  # by ``torch.load`` with ``weights_onl
 LOAD_WALL_BASE_S = 120.0  # more than the CPU time it may take: the disk has its part in it
 TENSORS_SHOWN_MAX = 5  # in a line for people
 REFUSAL_MAX = 160  # characters of torch's reason, which may be pages
+_UNCOUNTED = "NaN and infinity were not counted in {} tensors of the weights"
 _PROVEN: tuple[Status, ...] = ("ok", "corrupt")  # what does not change by itself while the fingerprint stays
 
 
@@ -61,6 +63,7 @@ class Checked(msgspec.Struct):
     good_at: str | None = None  # when a deep check last found these bytes good
     nan: int = 0
     inf: int = 0
+    uncounted: int = 0  # tensors of the weights in which these two could not be counted
     nonfinite: list[NonFinite] = []  # tensors of the weights, the first ones
     damages: list[Damage] = []  # the first ones
     readable: Readable | None = None  # of a damaged archive
@@ -86,10 +89,14 @@ def check(
     fingerprint: Fingerprint,
     is_folder: bool,
     previous: Health | None,
+    name: RelPath | None = None,
     rate: float = 0.0,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Proof:
-    """Check the checkpoint at *path* below *root*; *previous* is what is kept of the bytes with that *fingerprint*."""
+    """Check the checkpoint at *path* below *root*; *previous* is what is kept of the bytes with that *fingerprint*.
+
+    *name* is the checkpoint's own path where *path* is a link's target.
+    """
     done: Level = "quick"
     deep, read, warnings = DeepFacts(), fingerprint, list[str]()
     problem: Problem | None
@@ -103,7 +110,7 @@ def check(
             with opened_file(root, path) as descriptor:
                 read = fingerprint_of(os.fstat(descriptor))
                 previous = previous if read == fingerprint else None
-                facts = reader.read_checkpoint(descriptor)
+                facts = read_file(root, path, descriptor, reader, name=name)
                 problem = facts.problem
                 if level != "quick" and _is_readable(problem):
                     deep = reader.read_deep(descriptor, rate=rate, on_progress=on_progress)
@@ -119,10 +126,11 @@ def check(
         facts, problem = Facts(), problem_of(error)
     now = now_text()
     status: Status = "ok" if problem is None else problem.status
-    health = _kept(Health(level=done, checked_at=now, status=status, problem=problem,
-                          nan=deep.nan, inf=deep.inf, digest=deep.digest), previous)  # fmt: skip
+    health = _kept(Health(level=done, checked_at=now, status=status, problem=problem, nan=deep.nan, inf=deep.inf,
+                          uncounted=deep.uncounted, digest=deep.digest), previous)  # fmt: skip
     checked = Checked("", status, problem, [*facts.warnings, *warnings, *_warnings(deep)], done, now,
-                      health.good_at, deep.nan, deep.inf, deep.nonfinite, deep.damages, deep.readable)  # fmt: skip
+                      health.good_at, deep.nan, deep.inf, deep.uncounted, deep.nonfinite, deep.damages,
+                      deep.readable)  # fmt: skip
     if done == "quick" and problem is None and previous is not None and previous.status == "corrupt":
         checked = recalled(previous)  # what the header cannot tell is known: these bytes are bad
     is_settled = problem is None or problem.code != "unsettled"
@@ -131,11 +139,13 @@ def check(
 
 def recalled(health: Health) -> Checked:
     """Return an earlier result once more."""
-    warnings = (
-        [f"{health.nan} NaN and {health.inf} infinite elements in the weights"] if health.nan + health.inf else []
-    )
+    warnings = []
+    if health.nan + health.inf:
+        warnings.append(f"{health.nan} NaN and {health.inf} infinite elements in the weights")
+    if health.uncounted:
+        warnings.append(_UNCOUNTED.format(health.uncounted))
     return Checked("", health.status, health.problem, warnings, health.level, health.checked_at, health.good_at,
-                   health.nan, health.inf)  # fmt: skip
+                   health.nan, health.inf, health.uncounted)  # fmt: skip
 
 
 def is_proven(health: Health, level: Level, since: str) -> bool:
@@ -213,6 +223,8 @@ def _is_readable(problem: Problem | None) -> bool:
 
 def _deep_problem(facts: Facts, deep: DeepFacts, previous: Health | None) -> Problem | None:
     """Choose between what the header and the bytes say: the latter name the place."""
+    if facts.problem is not None and facts.problem.code == "zero-filled":
+        return facts.problem  # it names the reason, and that it may pass
     if deep.damages and deep.problem is not None:
         return deep.problem
     if facts.problem is not None or deep.problem is not None:
@@ -243,7 +255,7 @@ def _warnings(deep: DeepFacts) -> list[str]:
         more = "…" if len(deep.nonfinite) > len(shown) else ""
         warnings.append(f"{deep.nan} NaN and {deep.inf} infinite elements in the weights: {', '.join(shown)}{more}")
     if deep.uncounted:
-        warnings.append(f"NaN and infinity were not counted in {deep.uncounted} tensors")
+        warnings.append(_UNCOUNTED.format(deep.uncounted))
     return warnings
 
 

@@ -50,7 +50,7 @@ class Listed(msgspec.Struct):
     name: str
     status: str = "ok"  # as in an entry: one that was made by hand may lack it
     role: str | None = None
-    mtime: str = ""
+    mtime: str | None = ""
     metadata_file: Key | None = None
 
     @property

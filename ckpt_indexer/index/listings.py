@@ -104,4 +104,4 @@ class _Experiment:
 
 
 def _row_of(entry: Listed | Entry) -> _Row:
-    return _Row(entry.name, entry.mtime, entry.metadata_file is not None)
+    return _Row(entry.name, entry.mtime or "", entry.metadata_file is not None)

@@ -48,7 +48,7 @@ _SUBFIELDS = {
     "monitor": {"name", "mode", "value"},
     "problem": {"code", "message"},
     "metadata_problem": {"code", "message"},
-    "health": {"level", "checked_at", "status", "nan", "inf", "digest", "good_at"},
+    "health": {"level", "checked_at", "status", "nan", "inf", "uncounted", "digest", "good_at"},
 }
 
 

@@ -59,7 +59,7 @@ class _Line(msgspec.Struct, gc=False):
 
     path: Key
     experiment: str
-    mtime: str
+    mtime: str | None
     size_bytes: int
     status: str = "ok"
     metrics: dict[str, Number] = {}
@@ -115,7 +115,7 @@ class _Group:
     def add(self, line: _Line) -> None:
         self.statuses[line.status] += 1
         self.size_bytes += line.size_bytes
-        self.last_modified = max(self.last_modified, line.mtime)
+        self.last_modified = max(self.last_modified, line.mtime or "")
         self.metrics.update(line.metrics)
         monitor = line.monitor
         if line.status != "ok" or monitor is None or monitor.mode is None or monitor.value in (None, "NaN"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, RunBest, Stamp, Twin, to_number, utc_text
+from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, RunBest, Stamp, Twin, mtime_text, to_number
 from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def bare_entry(key: Key, fingerprint: Fingerprint, link_target: str | None, prob
         experiment=place.experiment,
         name=place.name,
         size_bytes=fingerprint[0],
-        mtime=utc_text(fingerprint[1]),
+        mtime=mtime_text(fingerprint[1]),
         fingerprint=fingerprint,
         status="ok" if problem is None else problem.status,
         problem=problem,

@@ -30,6 +30,7 @@ from ckpt_indexer.metadata.compose import Config
 from ckpt_indexer.metadata.schema import Document
 from ckpt_indexer.metadata.sidecar import is_lost, parse_sidecar
 from ckpt_indexer.model import Fingerprint, Problem, Stamp
+from ckpt_indexer.passes.beside import read_file
 from ckpt_indexer.passes.folders import check_folder, problem_of
 from ckpt_indexer.passes.scan import fingerprint_of_folder
 from ckpt_indexer.paths import Key
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 RUNS_CACHED_MAX = 8  # some MB each
 CONFIGS_CACHED_MAX = 64
+SECOND_NS = 10**9
+DOUBT_NS = 3 * SECOND_NS  # longer than any file system's tick
 GONE = (errno.ENOENT, errno.ENOTDIR)
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS)  # errors that say what may be done; others say that the disk failed
 
@@ -152,7 +155,11 @@ class EvidenceReader:
             )
         else:
             with opened_file(self.root, path) as descriptor:
-                yield _Content(lambda: fingerprint_of(os.fstat(descriptor)), lambda: reader.read_checkpoint(descriptor))
+                name = paths.to_path(key)
+                yield _Content(
+                    lambda: fingerprint_of(os.fstat(descriptor)),
+                    lambda: read_file(self.root, path, descriptor, reader, name=name),
+                )
 
     def _read_around(self, key: Key, stamp: Stamp, content: _Content) -> Evidence:
         """Read everything but the checkpoint's content."""
@@ -190,12 +197,18 @@ class EvidenceReader:
     def _config(self, key: Key, fingerprint: Fingerprint) -> Config | None:
         """Read a run's configuration; one that is no mapping is an empty one, one that cannot be read is none."""
         try:
-            return Config(key, self._config_content(key, fingerprint), fingerprint)
+            # One that was just stamped with a whole second may change and keep that stamp.
+            is_in_doubt = fingerprint[1] % SECOND_NS == 0 and time.time_ns() - fingerprint[1] < DOUBT_NS
+            read = self._read_config if is_in_doubt else self._config_content
+            return Config(key, read(key, fingerprint), fingerprint)
         except OSError:
             return None
 
     @cachedmethod(attrgetter("_configs"), lock=attrgetter("_lock"))
-    def _config_content(self, key: Key, _: Fingerprint) -> dict[str, Any]:
+    def _config_content(self, key: Key, fingerprint: Fingerprint) -> dict[str, Any]:
+        return self._read_config(key, fingerprint)
+
+    def _read_config(self, key: Key, _: Fingerprint) -> dict[str, Any]:
         with opened_file(self.root, paths.to_path(key)) as descriptor:
             loaded = self._reader().read_yaml(descriptor)
         if loaded.is_unread:

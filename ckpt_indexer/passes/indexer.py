@@ -19,9 +19,11 @@ from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.model import Problem
+from ckpt_indexer.passes.beside import siblings_to_read
 from ckpt_indexer.passes.changes import Changes
 from ckpt_indexer.passes.examine import Examined, Examiner
 from ckpt_indexer.passes.in_flight import InFlight
+from ckpt_indexer.passes.judge import COARSE_S
 from ckpt_indexer.passes.known import Cause, Known
 from ckpt_indexer.passes.orphans import Orphans
 from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile
@@ -168,6 +170,7 @@ class Indexer:
         if paths.ROOT not in places:
             self._invalidate_unreadable(snapshot.found)
         plan = reconcile(snapshot, self.known.stamps, places, self.store.suffixes)
+        self.known.invalidate_shards(siblings_to_read(plan.read, plan.remove, self.known.stamps))
         self._plan(snapshot.found if force else plan.read, force=force)
         for key in plan.remove:
             self._forget(key)
@@ -239,6 +242,15 @@ class Indexer:
         """Return the seconds until ``pop_due_retries`` has something."""
         return max(0.0, self._retries.due_s() - self._clock())
 
+    def doubtful_s(self) -> float | None:
+        """Return the seconds until what was just read can be read once more and trusted; ``None``: it can be now.
+
+        A file that changes within one tick of its file system's clock keeps its fingerprint.
+        """
+        now_s = self._clock()
+        due_s = self._retries.once_due_s(now_s, COARSE_S)
+        return max(0.0, due_s - now_s) if due_s > float("-inf") else None
+
     def pop_due_retries(self) -> set[RelPath]:
         """Return the paths that are due to be scanned again, whatever their stamps say."""
         busy = self._in_flight.keys | self._in_flight.waiting.keys()
@@ -253,6 +265,15 @@ class Indexer:
     def pop_renewals(self, count_max: int) -> set[RelPath]:
         """Return the paths of some entries that older rules made, to be scanned again."""
         return _paths_of(self.known.pop_renewals(count_max))
+
+    def invalidate_incomplete(self) -> None:
+        """Mark every incomplete checkpoint to be read again when it is next scanned: once whole, it may look the same.
+
+        The end of a download, for example, may show in nothing but that the downloader's control file is gone.
+        """
+        for key, status in self.known.statuses.items():
+            if status == "incomplete":
+                self.known.invalidate(key, Cause.RETRY)
 
     def invalidate_run(self, run_id: str) -> set[RelPath]:
         """Return the paths of a run's checkpoints, to be scanned again: more is known of the run now."""

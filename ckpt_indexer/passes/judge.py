@@ -12,9 +12,11 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer import paths
+from ckpt_indexer.formats.frameworks.sharded import index_names_of
 from ckpt_indexer.metadata.compose import compose, overlay
 from ckpt_indexer.metadata.entry import bare_entry, entry_of, write_stamp
 from ckpt_indexer.model import RULES, Problem
+from ckpt_indexer.passes.evidence import SECOND_NS
 from ckpt_indexer.paths import Key, RelPath
 from ckpt_indexer.trackers.wandb.run import FLUSH_S
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # A file written within one tick of the file system's clock can change again without changing its fingerprint.
 RACY_NS = 20_000_000
 LOOK_AGAIN_S = 0.05
+COARSE_S = (2 * SECOND_NS + RACY_NS) / 1e9  # the longest that a stamp of whole seconds leaves in doubt
 RUN_LOG_NS = int((FLUSH_S + 5) * 1e9)
 
 
@@ -133,9 +136,17 @@ def owner_of(evidence: Evidence, document: Document | None = None) -> SidecarOwn
 
 
 def is_enough(evidence: Evidence) -> bool:
-    """Return whether the sidecar is ours and was made from what is there now: then it says what the checkpoint says."""
+    """Return whether the sidecar is ours and was made from what is there now: then it says what the checkpoint says.
+
+    Of one of several shards it cannot say whether the others are still there.
+    """
     written, stamp = evidence.sidecar.document, evidence.stamp
-    if written is None or written.indexer is None or written.indexer.rules < RULES:
+    if (
+        index_names_of(_name(evidence.key))
+        or written is None
+        or written.indexer is None
+        or written.indexer.rules < RULES
+    ):
         return False
     made = written.indexer
     other, _ = _other_document(evidence)
@@ -205,14 +216,32 @@ def second_name(evidence: Evidence) -> SecondName | None:
 
 def look_again_after_s(evidence: Evidence) -> float | None:
     """Return after how many seconds the checkpoint may say something else although no fingerprint changed."""
-    age_ns = evidence.read_at_ns - evidence.stamp.fingerprint[1]
-    if age_ns < 0:  # a time in the future says nothing
-        return None
-    if age_ns < RACY_NS:
+    stamp = evidence.stamp
+    age_ns = evidence.read_at_ns - stamp.fingerprint[1]
+    if 0 <= age_ns < RACY_NS and stamp.fingerprint[1] % SECOND_NS:
         return LOOK_AGAIN_S
-    if evidence.run is not None and age_ns < RUN_LOG_NS:
+    config = None if stamp.config is None else stamp.config[1]
+    other = None if stamp.other is None else stamp.other.fingerprint
+    left_ns = max(_coarse_left_ns(each, evidence.read_at_ns) for each in (stamp.fingerprint, config, other))
+    if left_ns:
+        return left_ns / 1e9
+    if evidence.run is not None and 0 <= age_ns < RUN_LOG_NS:
         return RUN_LOG_NS / 1e9  # what was logged with it may not be in the run's log yet
     return None
+
+
+def _coarse_left_ns(fingerprint: Fingerprint | None, now_ns: int) -> int:
+    """Return for how long a file can still change without changing its fingerprint, where only seconds are stamped.
+
+    That is so on ext4 with inodes of 128 bytes and on some network file systems; FAT stamps even seconds only. A whole
+    second may be chance, or a time that somebody set: then it costs one reading more. A time in the future says
+    nothing, as everywhere.
+    """
+    if fingerprint is None or fingerprint[1] % SECOND_NS:
+        return 0
+    tick_ns = SECOND_NS if fingerprint[1] // SECOND_NS % 2 else 2 * SECOND_NS
+    age_ns = now_ns - fingerprint[1]
+    return tick_ns + RACY_NS - age_ns if 0 <= age_ns < tick_ns + RACY_NS else 0
 
 
 def _other_document(evidence: Evidence) -> tuple[Document | None, str | None]:

@@ -38,13 +38,14 @@ class Cause(enum.Enum):
     RENEWAL = "older rules made it"
     RETRY = "what was wrong may have passed, or it was read too early"
     RUN = "more is known of its run"
+    SHARD = "another shard of its set came, changed or went"
     TWIN = "the score of the same save under another name is another one"
     UNREADABLE = "something happened to a checkpoint that could not be read; a chmod changes no stamp"
 
     @property
     def outdates_sidecar(self) -> bool:
         """Whether our own sidecar is outdated too, although it is about the same files."""
-        return self in (Cause.RUN, Cause.TWIN)
+        return self in (Cause.RUN, Cause.SHARD, Cause.TWIN)
 
 
 class Known:
@@ -132,6 +133,12 @@ class Known:
     def has_renewals(self) -> bool:
         """Whether entries are left that older rules made."""
         return bool(self._renewals)
+
+    def invalidate_shards(self, keys: Collection[Key]) -> None:
+        """Mark shards to be scanned and read again: another one of their set is another one."""
+        for key in keys:
+            self.invalidate(key, Cause.SHARD)
+        self._rescans.update(keys)
 
     def invalidate_run(self, run_id: str) -> list[Key]:
         """Return, and invalidate, the keys of a run's checkpoints."""

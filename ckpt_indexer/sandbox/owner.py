@@ -27,6 +27,7 @@ from ckpt_indexer.sandbox.requests import (
     RATE,
     READ_CHECKPOINT,
     READ_DEEP,
+    READ_INDEX,
     READ_WANDB,
     READ_YAML,
     cpu_seconds,
@@ -35,7 +36,7 @@ from ckpt_indexer.sandbox.requests import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckpt_indexer.formats.facts import DeepFacts, Facts, RunLog, YamlFacts
+    from ckpt_indexer.formats.facts import DeepFacts, Facts, RunLog, ShardIndex, YamlFacts
     from ckpt_indexer.sandbox.requests import Answer, Request
 
 WALL_SECONDS = 20.0  # for one file; the CPU limit ends a bomb long before, this ends a hanging network file system
@@ -107,6 +108,10 @@ class Reader:
     def read_wandb(self, descriptor: int) -> RunLog:
         """Read the log of a Weights & Biases run; one that ends the worker says nothing."""
         return self._read(READ_WANDB, descriptor)
+
+    def read_index(self, descriptor: int) -> ShardIndex:
+        """Read the index of a model's shards."""
+        return self._read(READ_INDEX, descriptor)
 
     def close(self) -> None:
         """End the worker process, if there is one."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from ckpt_indexer.formats.facts import DeepFacts, Facts, RunLog, YamlFacts
+from ckpt_indexer.formats.facts import DeepFacts, Facts, RunLog, ShardIndex, YamlFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,13 @@ READ_YAML = Request(
     b"Y", "ckpt_indexer.formats.plain_yaml:read_yaml", YamlFacts, lambda problem: YamlFacts(error=problem.message)
 )
 READ_WANDB = Request(b"W", "ckpt_indexer.trackers.wandb.log:read_log", RunLog, lambda _: RunLog())
-REQUESTS = {request.code: request for request in (READ_CHECKPOINT, READ_DEEP, READ_YAML, READ_WANDB)}
+READ_INDEX = Request(
+    b"S",
+    "ckpt_indexer.formats.frameworks.sharded:read_index",
+    ShardIndex,
+    lambda problem: ShardIndex(error=problem.message),
+)
+REQUESTS = {request.code: request for request in (READ_CHECKPOINT, READ_DEEP, READ_YAML, READ_WANDB, READ_INDEX)}
 
 
 def cpu_seconds(code: bytes, size_bytes: int) -> float:

@@ -15,6 +15,7 @@ import msgspec
 from ckpt_indexer.catalog import records
 from ckpt_indexer.index import codec
 from ckpt_indexer.index.query import Query, order_by, parse_filter
+from ckpt_indexer.model import utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def record_of(entry: Entry, folder: str) -> OlderRecord:
     return OlderRecord(
         display_name=records.label_from(facts, entry.path.rpartition("/")[2]),
         checkpoint_path=f"{folder}/{entry.path}" if folder else entry.path,  # no name: the root of the file system
-        modified_at=entry.mtime,
+        modified_at=entry.mtime or utc_text(entry.fingerprint[1]),
         size_mb=round(entry.size_bytes / 2**20, 2),
         exp_name=None if facts["exp_name"] == records.UNKNOWN else facts["exp_name"],
         epoch=entry.epoch,

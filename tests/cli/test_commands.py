@@ -118,6 +118,29 @@ def test_rebuild_counts_what_it_did_and_writes_nothing_when_there_is_nothing_to_
     }
 
 
+def test_a_rebuild_that_finds_nothing_says_what_is_there_and_what_would_see_it(tmp_path: Path) -> None:
+    root = tmp_path / "outputs"
+    for name in ("a/model.safetensors", "a/config.json", "b/model.pt", "b/best.pth.tar", "b/model.safetensors"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    told = (
+        f"nothing below {root} ends in .ckpt; other files there: 2 .safetensors, 1 .pt, 1 .pth.tar, 1 .json; "
+        "--suffixes .safetensors,.pt,.pth.tar would see 4\n"
+    )
+    assert run("rebuild", root, "--dry-run").stderr == told
+    assert run("rebuild", root).stderr == told  # our own files are not among them
+    assert as_json("rebuild", root, "-n")["other_files"] == {".safetensors": 2, ".pt": 1, ".pth.tar": 1, ".json": 1}
+    assert as_json("rebuild", root, "-n", "--suffixes", ".pt,.safetensors")["total"] == 3
+
+
+def test_a_rebuild_of_a_folder_without_any_file_says_so(tmp_path: Path) -> None:
+    told = f"nothing below {tmp_path} ends in .pt or .pth, and there are no other files\n"
+    assert run("rebuild", tmp_path, "-n", "--suffixes", ".pt,.pth").stderr == told
+    (tmp_path / "notes.txt").write_text("x")
+    told = f"nothing below {tmp_path} ends in .ckpt; other files there: 1 .txt\n"
+    assert run("rebuild", tmp_path, "-n").stderr == told
+
+
 def test_a_second_rebuild_says_the_same_of_the_same_files(tree: Path) -> None:
     (tree / INDEX_NAME).unlink()
     first, second = run("rebuild", tree), run("rebuild", tree)

@@ -391,6 +391,20 @@ def test_nan_in_the_weights_is_a_warning_and_counted(tmp_path: Path) -> None:
     assert (health.nan, health.inf) == (1, 1)
 
 
+def test_tensors_that_could_not_be_counted_are_told_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "outputs/run/x.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"state_dict": {"w": torch.ones(3)}}, path, _use_new_zipfile_serialization=False)
+    run("rebuild", tmp_path / "outputs")
+    told = "NaN and infinity were not counted in 1 tensors of the weights"
+    for arguments in (["--deep"], ["--deep", "--max-age", "1h"]):  # and from what is kept
+        _, results = checked(tmp_path / "outputs", *arguments)
+        assert (results["x.ckpt"]["uncounted"], results["x.ckpt"]["warnings"][0]) == (1, told)
+    health = health_in(tmp_path / "outputs", "x.ckpt")
+    assert health is not None
+    assert health.uncounted == 1
+
+
 # --- torch's own loading ---
 
 

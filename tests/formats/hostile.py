@@ -91,7 +91,6 @@ def changes() -> dict[str, bytes]:
 
 def memory_bombs() -> dict[str, bytes]:
     return {
-        "a memo index of 2**28": b"\x80\x02Nr" + struct.pack("<I", 1 << 28) + b".",
         "ten million lists": b"\x80\x02(" + b"]" * 10_000_000 + b"l.",
         "twelve million dicts": b"\x80\x02(" + b"}" * 12_000_000 + b"l.",
     }

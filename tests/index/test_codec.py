@@ -66,7 +66,9 @@ def test_an_index_is_written_exactly_as_the_contract_says() -> None:
         last_updated="2026-11-21T10:30:00.123456Z",
         entries={e.path: encode_entry(e) for e in (first, second)},
     )
-    listings = {e.experiment: encode_listing([e.name], [e.metadata_file is not None], e.mtime) for e in (first, second)}
+    listings = {
+        e.experiment: encode_listing([e.name], [e.metadata_file is not None], str(e.mtime)) for e in (first, second)
+    }
     data = encoded_index(index, listings)
     document = strict(data)
     assert list(document) == ["version", "last_updated", "generation", "checkpoints", "entries"]

@@ -26,7 +26,7 @@ _listed = st.builds(
     experiment=st.sampled_from(["one", "two"]),
     name=_names,
     status=st.sampled_from(["ok", "corrupt"]),
-    mtime=st.sampled_from(["2026-01-01", "2026-01-02", "by hand", ""]),
+    mtime=st.sampled_from(["2026-01-01", "2026-01-02", "by hand", "", None]),
     metadata_file=st.sampled_from([None, "some.yaml"]),
 )
 
@@ -42,7 +42,7 @@ def listed_anew(entries: Iterable[Listed]) -> dict[str, Any]:
                 for each in usable
                 if each.experiment == experiment and each.metadata_file is not None
             ],
-            "last_modified": max(each.mtime for each in usable if each.experiment == experiment),
+            "last_modified": max(each.mtime or "" for each in usable if each.experiment == experiment),
         }
         for experiment in {each.experiment for each in usable}
     }

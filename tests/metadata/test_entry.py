@@ -22,6 +22,11 @@ STAMPS = st.builds(
 )
 
 
+def test_a_time_that_cannot_be_written_is_none() -> None:
+    times = [bare_entry(Key("a.ckpt"), (1, mtime_ns, 1), None, None).mtime for mtime_ns in (0, 253_402_300_800 * 10**9)]
+    assert times == ["1970-01-01T00:00:00.000000Z", None]
+
+
 @given(STAMPS)
 def test_the_stamp_of_an_entry_is_the_one_that_was_written_into_it(stamp: Stamp) -> None:
     entry = bare_entry(Key("a/last.ckpt"), stamp.fingerprint, stamp.link_target, None)

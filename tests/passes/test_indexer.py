@@ -227,3 +227,21 @@ def test_the_log_goes_where_it_is_told_and_a_defect_costs_one_entry(
     assert {(line["event"], line["key"]) for line in lines if line["event"] == "checkpoint_failed"} == {
         ("checkpoint_failed", "a.ckpt"), ("checkpoint_failed", "b.ckpt"),
     }  # fmt: skip
+
+
+def test_what_was_read_within_its_stamps_second_is_doubtful_until_it_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    examiner = Examiner(clock)
+    examiner.look_again_s["a.ckpt"] = 1.5
+    put(tmp_path, "a.ckpt", "b.ckpt")
+    with make_indexer(monkeypatch, tmp_path, examiner) as indexer:
+        index(indexer)
+        indexer.finish()
+        assert indexer.doubtful_s() == 1.5
+        clock.now_s = 1.5
+        indexer.scan_and_plan(indexer.pop_due_retries())
+        indexer.finish()
+        assert indexer.doubtful_s() is None
+    assert [read.key for read in examiner.reads if read.at_s == 1.5] == ["a.ckpt"]

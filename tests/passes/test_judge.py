@@ -13,7 +13,7 @@ from ckpt_indexer.metadata.compose import Config
 from ckpt_indexer.metadata.entry import stamp_of
 from ckpt_indexer.metadata.schema import Document, Metrics, Training
 from ckpt_indexer.model import PROBLEMS, RULES, Monitor, OtherSidecar, Problem, Stamp, Status, TwinScore
-from ckpt_indexer.passes.evidence import Evidence, Sidecar
+from ckpt_indexer.passes.evidence import SECOND_NS, Evidence, Sidecar
 from ckpt_indexer.passes.judge import (
     LOOK_AGAIN_S,
     RACY_NS,
@@ -35,10 +35,11 @@ from ckpt_indexer.trackers.wandb.run import Run
 
 KEY = Key("exp/checkpoints/best.ckpt")
 SIDECAR = f"{KEY}.metadata.yaml"
-SECOND = RelPath("exp/checkpoints/best.metadata.yaml")
-BESIDE = to_key(SECOND)
+BESIDE_PATH = RelPath("exp/checkpoints/best.metadata.yaml")
+BESIDE = to_key(BESIDE_PATH)
 ODD_KEY, ODD_BESIDE = Key("exp/\\xff.ckpt"), Key("exp/\\xff.metadata.yaml")  # of a name that is no text
-NOW_NS = 1_700_000_000_000_000_000
+SECOND = 1_700_000_000  # an even one
+NOW_NS = SECOND * SECOND_NS + 500_000_001
 BEFORE, AFTER = (7, NOW_NS - 1, 3), (7, NOW_NS + 1, 3)  # of a sidecar: older and newer than the checkpoint
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -145,7 +146,7 @@ def test_each_row_of_the_table(owner: SidecarOwner, status: Status, is_written: 
 def test_a_second_name_is_written_only_with_the_first(owner: SidecarOwner, has_both_names: bool) -> None:
     verdict = judge(given_owner(owner, "ok"), SidecarSettings(has_both_names=has_both_names))
     is_wanted = has_both_names and verdict.action is Action.WRITE
-    assert verdict.second == (SecondName(SECOND, None) if is_wanted else None)
+    assert verdict.second == (SecondName(BESIDE_PATH, None) if is_wanted else None)
 
 
 def test_what_is_written_is_the_document_that_the_entry_was_made_from() -> None:
@@ -311,17 +312,23 @@ def test_where_two_programs_wrote_the_one_under_the_checkpoints_own_name_wins() 
 @pytest.mark.parametrize(
     ("given", "second"),
     [
-        (evidence(), SecondName(SECOND, None)),
-        (with_other(ours()), SecondName(SECOND, AFTER)),
+        (evidence(), SecondName(BESIDE_PATH, None)),
+        (with_other(ours()), SecondName(BESIDE_PATH, AFTER)),
         (with_other(ours(), is_shared=True), None),
         (with_other(ours(), path=Key("exp/checkpoints/best.metadata.json")), None),  # that one is believed
         (with_other(ours(key="exp/checkpoints/last.ckpt")), None),
         (with_other(theirs()), None),
         (with_other(theirs(), fingerprint=(7, NOW_NS, 3)), None),
-        (with_other(theirs(), fingerprint=BEFORE), SecondName(SECOND, BEFORE)),  # about what the checkpoint was before
+        (
+            with_other(theirs(), fingerprint=BEFORE),
+            SecondName(BESIDE_PATH, BEFORE),
+        ),  # about what the checkpoint was before
         (with_other(theirs("whatever"), fingerprint=BEFORE), None),
         (with_other(None), None),  # it cannot be read
-        (with_other(ours(key="old/best.ckpt"), fingerprint=BEFORE), SecondName(SECOND, BEFORE)),  # its folder was moved
+        (
+            with_other(ours(key="old/best.ckpt"), fingerprint=BEFORE),
+            SecondName(BESIDE_PATH, BEFORE),
+        ),  # its folder was moved
         (
             with_other(ours(key="old/\\xff.ckpt"), path=ODD_BESIDE, fingerprint=BEFORE, key=ODD_KEY),
             SecondName(to_path(ODD_BESIDE), BEFORE),
@@ -377,6 +384,33 @@ def test_a_young_checkpoint_is_read_again(age_ns: int, run: Run | None, seconds:
     given = evidence(read_at_ns=NOW_NS + age_ns, run=run)
     assert look_again_after_s(given) == seconds
     assert judge(given, SidecarSettings()).look_again_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("second", "age_ns", "seconds"),
+    [
+        (SECOND, 0, 2.02),  # FAT stamps even seconds only
+        (SECOND, 1_900_000_000, 0.12),
+        (SECOND, 2_020_000_000, None),
+        (SECOND + 1, 0, 1.02),
+        (SECOND + 1, 1_010_000_000, 0.01),
+        (SECOND + 1, 1_020_000_000, None),
+        (SECOND, -1, None),
+    ],
+)
+@pytest.mark.parametrize("what", ["checkpoint", "config", "other"])
+def test_what_is_stamped_with_whole_seconds_is_read_again_when_its_second_is_over(
+    what: str, second: int, age_ns: int, seconds: float | None
+) -> None:
+    coarse = (10, second * SECOND_NS, 1)
+    old = (10, 1_600_000_000_500_000_000, 1)
+    stamp = Stamp(
+        coarse if what == "checkpoint" else old,
+        config=(Key("config.yaml"), coarse if what == "config" else old),
+        other=OtherSidecar(BESIDE, coarse if what == "other" else old),
+    )
+    given = evidence(stamp=stamp, read_at_ns=second * SECOND_NS + age_ns)
+    assert look_again_after_s(given) == seconds
 
 
 def test_the_score_of_a_twin_reaches_the_entry() -> None:

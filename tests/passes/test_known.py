@@ -110,7 +110,7 @@ def test_an_invalid_stamp_counts_no_more_and_some_reasons_outdate_the_sidecar_to
     known.load(iter(EVERYTHING))
     known.invalidate(Key("ok.ckpt"), reason)
     assert [key for key, stamp in known.stamps.items() if stamp is None] == ["ok.ckpt"]
-    is_outdated = reason in (Cause.RUN, Cause.TWIN)
+    is_outdated = reason in (Cause.RUN, Cause.SHARD, Cause.TWIN)
     assert [known.pop_distrust(Key("ok.ckpt")), known.pop_distrust(Key("ok.ckpt"))] == [is_outdated, False]
 
 

@@ -104,7 +104,9 @@ def test_the_list_has_the_usable_checkpoints_newest_first(older: TestClient, pre
     usable = {f"outputs/{each.path}": each for each in read_index(prepared).usable()}
     listed = older.get("/checkpoints").json()
     assert {each["checkpoint_path"] for each in listed} == set(usable)
-    assert [each["modified_at"] for each in listed] == sorted((each.mtime for each in usable.values()), reverse=True)
+    assert [each["modified_at"] for each in listed] == sorted(
+        (str(each.mtime) for each in usable.values()), reverse=True
+    )
     assert "outputs/beta/checkpoints/cut.ckpt" not in usable
     for each in listed:
         assert (prepared.parent / each["checkpoint_path"]).exists() or "\\" in each["checkpoint_path"]

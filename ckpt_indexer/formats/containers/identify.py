@@ -6,6 +6,7 @@ problem where they are no readable checkpoint, and never an exception.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -13,13 +14,14 @@ import struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from ckpt_indexer.errors import FormatProblem, reason_of
+from ckpt_indexer.formats.containers.holes import find_holes, is_written
 from ckpt_indexer.formats.containers.safetensors import HEADER_MAX, describe_safetensors
 from ckpt_indexer.formats.containers.torch_legacy import MAGIC_NUMBER, read_legacy, read_tar
-from ckpt_indexer.formats.containers.torch_zip import Archive
+from ckpt_indexer.formats.containers.torch_zip import Archive, is_other_archive
 from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.formats.frameworks import checkpoint, sharded
 from ckpt_indexer.formats.pickles.modules import state_dict_of_script
-from ckpt_indexer.formats.pickles.tensors import holds_storage, parse_storage
+from ckpt_indexer.formats.pickles.tensors import holds_storage, storage_of
 from ckpt_indexer.formats.pickles.unpickle import is_cut_short, unpickle
 from ckpt_indexer.formats.pickles.values import value_reader
 from ckpt_indexer.model import Format, Problem
@@ -34,7 +36,11 @@ BUFFER_BYTES = 256 << 10
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch/serialization.py: MAGIC_NUMBER, pickled
 LEGACY_MAGIC_TEXT = b"L119547037146038801333356L\n."  # the same by pickle's protocols 0 and 1
 
+_PROTOCOL = b"\x80\x02M\xe9\x03."  # what follows it, pickled
 _TAR_START = b"sys_info\x00"  # the name of the first member that torch 0.1 wrote
+# Plain pickles of protocols 0 and 1 have no magic: as they start for what may hold weights, a dict, a list, an object.
+_OLD_PICKLES = (b"(dp0\n", b"(lp0\n", b"ccopy_reg\n", b"ccollections\nOrderedDict\n", b"}q\x00(", b"]q\x00(")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # as Windows begins a text; no header of safetensors has an odd length
 _FOREIGN: list[tuple[bytes, str]] = [
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -42,6 +48,7 @@ _FOREIGN: list[tuple[bytes, str]] = [
     (b"\xfd7zXZ\x00", "an xz archive"),
     (b"\x28\xb5\x2f\xfd", "a zstandard archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"PK\x05\x06", "an empty zip archive"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (b"\x93NUMPY", "a numpy array"),
     (b"GGUF", "a GGUF model"),
@@ -51,8 +58,36 @@ _FOREIGN: list[tuple[bytes, str]] = [
 def read_facts(file: BinaryIO) -> Facts:
     """Read everything that the header of a checkpoint says; tensors stay unread.
 
-    *file* is seekable and unbuffered; two reads and one for each score are made, whatever its size.
+    *file* is seekable and unbuffered; two reads and one for each score are made, whatever its size. Of a legacy file
+    each storage's length is read, and where bytes were never written, the records that these are in.
     """
+    facts = _read_facts(file)
+    with contextlib.suppress(OSError):
+        _heed_holes(file, facts)
+    return facts
+
+
+def _heed_holes(file: BinaryIO, facts: Facts) -> None:
+    """Add what follows from bytes that were never written: what is damaged there is not written yet."""
+    size = file.seek(0, os.SEEK_END)
+    holes = find_holes(file, size)
+    if not holes or (facts.problem is not None and facts.problem.status != "corrupt"):
+        return
+    count = sum(hole.end - hole.start for hole in holes)
+    message = f"{count} bytes, from byte {holes[0].start} on, were never written"
+    is_good = facts.problem is None
+    if is_good and facts.format in ("torch-zip", "torchscript"):
+        found = is_written(Archive(file, size), holes)
+        if found:
+            return
+        is_good = found is None
+    if is_good:
+        facts.warnings.append(f"{message}: they are a hole that reads as zeros, which may be right")
+    else:
+        facts.problem = Problem.of("zero-filled", f"{message} (yet)")
+
+
+def _read_facts(file: BinaryIO) -> Facts:
     facts = Facts()
     try:
         size = file.seek(0, os.SEEK_END)
@@ -61,7 +96,7 @@ def read_facts(file: BinaryIO) -> Facts:
         facts.format = identify(head, size)
         file.seek(0)
         if facts.format == "torch-zip":
-            _read_archive(file, size, facts)
+            _read_archive(file, head, size, facts)
         else:
             with buffered(file) as stream:
                 _READERS[facts.format](stream, size, facts)
@@ -104,25 +139,52 @@ def identify(head: bytes, size_bytes: int) -> Format:
         return "torch-legacy"  # as torch 0.1 wrote it
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         raise FormatProblem("not-a-checkpoint", "this is an HTML page (a failed download?), not a checkpoint")
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+    if (head[:1] == b"\x80" and head[1:2] <= b"\x05") or head.startswith(_OLD_PICKLES):
         return "pickle"
-    starts = (b"PK\x03\x04", LEGACY_MAGIC_TEXT, _TAR_START)
-    if any(start.startswith(head) for start in starts) or (len(head) < 9 and _is_length(head)):
+    if _may_become_one(head):
         raise FormatProblem("truncated", f"the file has only {size_bytes} bytes (yet)")
-    raise FormatProblem("not-a-checkpoint", "this is no format that torch writes")
+    what = "a text, not a checkpoint" if _is_text(head) else "no format that torch writes"
+    raise FormatProblem("not-a-checkpoint", f"this is {what}")
 
 
-def _is_length(head: bytes) -> bool:
-    """Return whether these bytes may become the length that a safetensors file starts with."""
-    return int.from_bytes(head, "little") <= HEADER_MAX
+def _may_become_one(head: bytes) -> bool:
+    """Return whether these few bytes may be all that is written so far of a checkpoint.
+
+    Up to three bytes of text could be the first of a safetensors file's length, too. They count as text: whoever writes
+    that length writes its eight bytes at once, and a counter or a flag of such a size stays as it is.
+
+    >>> _may_become_one(b"PK"), _may_become_one(bytes([0x98, 2])), _may_become_one(b"12")
+    (True, True, False)
+    """
+    if any(start.startswith(head) for start in (b"PK\x03\x04", LEGACY_MAGIC_TEXT, _TAR_START)):
+        return True
+    return len(head) <= 8 and int.from_bytes(head, "little") <= HEADER_MAX and not _is_text(head)
 
 
-def _read_archive(file: BinaryIO, size: int, facts: Facts) -> None:
-    archive = Archive(file, size)
+def _is_text(head: bytes) -> bool:
+    """Return whether a file that starts so is a text: in UTF-8, without control characters, or in UTF-16."""
+    try:
+        decoded = codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
+    except UnicodeDecodeError:
+        return head.startswith(_UTF_16)
+    return bool(decoded) and all(character.isprintable() or character in "\t\n\r\f" for character in decoded)
+
+
+def _read_archive(file: BinaryIO, head: bytes, size: int, facts: Facts) -> None:
+    try:
+        archive = Archive(file, size)
+    except FormatProblem:
+        if is_other_archive(head):
+            raise FormatProblem(
+                "not-a-checkpoint", "this is a zip archive, not a checkpoint", format="unknown"
+            ) from None
+        raise
     if "data.pkl" not in archive.sizes:
         facts.format = "unknown"
         kind = "a numpy archive (npz)" if any(n.endswith(".npy") for n in archive.sizes) else "a zip archive"
         raise FormatProblem("not-a-checkpoint", f"this is {kind} without data.pkl, not a checkpoint")
+    if archive.trailing_bytes:
+        facts.warnings.append(f"{archive.trailing_bytes} bytes follow the archive")
     facts.content_id = archive.content_id()
     pickled = unpickle(io.BytesIO(archive.read("data.pkl")))
     state_dict = None
@@ -155,9 +217,7 @@ def _check_storages(persistent_ids: list[object], archive: Archive) -> None:
     for persistent_id in persistent_ids:
         if holds_storage(archive.sizes, persistent_id):
             continue
-        storage = parse_storage(persistent_id)
-        if storage is None:
-            raise FormatProblem("pickle-damaged", "a tensor's storage is not described as torch does it")
+        storage = storage_of(persistent_id)
         size = archive.sizes.get(f"data/{storage.key}")
         if size is None:
             if storage.size_bytes == 0:
@@ -181,10 +241,18 @@ def buffered(file: BinaryIO) -> Iterator[io.BufferedReader]:
 def _read_legacy(stream: io.BufferedReader, size: int, facts: Facts) -> None:
     if stream.peek().startswith((LEGACY_MAGIC, LEGACY_MAGIC_TEXT)):
         unpickle(stream)  # the magic number
-        pickled, read_storage = read_legacy(stream, size)
+        _describe_legacy(stream, size, facts)
     else:
         pickled, read_storage = read_tar(stream, size)
-    checkpoint.describe(pickled.root, facts, value_reader(read_storage, lambda: False))
+        checkpoint.describe(pickled.root, facts, value_reader(read_storage, lambda: False))
+
+
+def _describe_legacy(stream: io.BufferedReader, size: int, facts: Facts) -> None:
+    """Fill *facts* from what follows the magic number."""
+    legacy = read_legacy(stream, size)
+    checkpoint.describe(legacy.pickled.root, facts, value_reader(legacy.read_storage, lambda: False))
+    if legacy.trailing_bytes:
+        facts.warnings.append(f"{legacy.trailing_bytes} bytes follow the last tensor")
 
 
 def _read_pickle(stream: io.BufferedReader, size: int, facts: Facts) -> None:
@@ -192,9 +260,11 @@ def _read_pickle(stream: io.BufferedReader, size: int, facts: Facts) -> None:
     rest = size - stream.tell()
     if type(root) is int and root == MAGIC_NUMBER:  # by a protocol of pickle's that torch does not choose by itself
         facts.format = "torch-legacy"
-        pickled, read_storage = read_legacy(stream, size)
-        checkpoint.describe(pickled.root, facts, value_reader(read_storage, lambda: False))
+        _describe_legacy(stream, size, facts)
         return
+    if stream.peek(len(_PROTOCOL)).startswith(_PROTOCOL):
+        facts.format = "torch-legacy"
+        raise FormatProblem("container-damaged", "its magic number is not torch's")
     if sharded.is_dcp_metadata(root):
         facts.format = "sharded-dcp"
         sharded.describe_dcp(root, facts)

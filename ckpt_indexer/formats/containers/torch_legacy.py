@@ -3,8 +3,9 @@
     magic | protocol 1001 | system | object | keys of the storages      five pickles, one behind the other
     number of elements (int64), elements                                once for each key, in that order
 
-Neither has a checksum or a mark at its end. The pickles announce how long the file has to be: the only proof of
-completeness there is. The elements are little-endian whatever machine wrote them.
+Neither has a checksum or a mark at its end. The pickles announce how long the file has to be, and in front of each
+storage its length stands once more: the only proofs of completeness there are. The elements are little-endian whatever
+machine wrote them.
 Sources: torch/serialization.py, ``_legacy_save`` and ``legacy_load``; torch/csrc/serialization.cpp.
 """
 
@@ -13,26 +14,39 @@ from __future__ import annotations
 import struct
 import tarfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer.errors import FormatProblem
-from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, VALUE_BYTES_MAX, Storage, parse_storage
+from ckpt_indexer.formats.pickles.plain import text
+from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, VALUE_BYTES_MAX, Storage, parse_storage, storage_of
 from ckpt_indexer.formats.pickles.unpickle import TensorRef, Unpickled, unpickle
+
+if TYPE_CHECKING:
+    import io
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 STORAGES_MAX = 1_000_000
 MEMBERS_MAX = 16  # of a tar; it has four
+KEY_MAX = 40  # characters of a storage's key in a message
 _COUNT = struct.Struct("<q")
 
 ReadStorage = Callable[[Storage], bytes | None]
 
 
-def read_legacy(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStorage]:
+class Legacy(NamedTuple):
+    """A legacy file that agrees with its own account."""
+
+    pickled: Unpickled
+    read_storage: ReadStorage
+    trailing_bytes: int  # that follow the last tensor; torch does not read them
+
+
+def read_legacy(stream: io.BufferedReader, size_bytes: int) -> Legacy:
     """Read the object of a legacy file, and give what reads its storages; *stream* is behind the magic number.
 
     Raises:
-        FormatProblem: the file is shorter or longer than its own account.
+        FormatProblem: the file is shorter than its own account, or its storages are not what the pickle says.
         Exception: as ``unpickle``.
 
     """
@@ -46,9 +60,7 @@ def read_legacy(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStor
     keys = unpickle(stream).root
     storages: dict[str, Storage] = {}
     for persistent_id in pickled.storages:
-        storage = parse_storage(persistent_id)
-        if storage is None:
-            raise FormatProblem("pickle-damaged", "a tensor's storage is not described as torch does it")
+        storage = storage_of(persistent_id)
         storages.setdefault(storage.key, storage)  # again for each view of it
     if not isinstance(keys, list) or len(keys) > STORAGES_MAX:
         raise FormatProblem("pickle-damaged", "there is no list of the storages that follow")
@@ -59,15 +71,36 @@ def read_legacy(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStor
             raise FormatProblem("pickle-damaged", "its list of storages names one that no tensor has, or one twice")
         places[key] = position + _COUNT.size
         position += _COUNT.size + storages[key].size_bytes
-    _check_length(position, size_bytes)
+    if size_bytes < position:
+        raise FormatProblem("truncated", f"the file has {size_bytes} bytes of {position}")
     if places.keys() != storages.keys():
         raise FormatProblem("record-missing", "its list of storages lacks one that a tensor needs")
+    _check_lengths(stream, places, storages)
 
     def read_storage(storage: Storage) -> bytes | None:
         stream.seek(places[storage.key])
         return stream.read(min(storage.size_bytes, VALUE_BYTES_MAX))
 
-    return pickled, read_storage
+    return Legacy(pickled, read_storage, size_bytes - position)
+
+
+def _check_lengths(stream: io.BufferedReader, places: dict[str, int], storages: dict[str, Storage]) -> None:
+    """Hold each storage against the number of elements in front of it, as torch does when it loads the file.
+
+    One short read each, past the buffer: filled anew for every storage, that would read most of the file.
+    """
+    raw = stream.raw
+    for key, place in places.items():
+        raw.seek(place - _COUNT.size, 0)
+        found = raw.read(_COUNT.size) or b""
+        if len(found) < _COUNT.size:
+            raise FormatProblem("unsettled", "it became shorter while it was read")
+        (count,) = _COUNT.unpack(found)
+        numel, size = storages[key].numel, storages[key].size_bytes
+        if count != numel and (not numel or count * (size // numel) % (1 << 64) != size):  # as torch multiplies
+            message = f"the storage {text(key)[:KEY_MAX]} says that it has {count} elements, not {numel}"
+            raise FormatProblem("container-damaged", message)
+    stream.seek(0)  # the buffer does not know that the file's offset moved
 
 
 def read_tar(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStorage]:
@@ -192,13 +225,6 @@ def _counted(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= STORAGES_MAX:
         raise FormatProblem("pickle-damaged", "a count is none")
     return value
-
-
-def _check_length(announced: int, size_bytes: int) -> None:
-    if size_bytes < announced:
-        raise FormatProblem("truncated", f"the file has {size_bytes} bytes of {announced}")
-    if size_bytes > announced:
-        raise FormatProblem("container-damaged", f"{size_bytes - announced} bytes follow the last tensor")
 
 
 def _is_module(persistent_id: Any) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FRONT_BYTES = 256 << 10  # holds data.pkl of 95 of 98 real files whole
 TAIL_BYTES = 64 << 10  # holds the directory of about 900 records
+BLOCK_BYTES = 4 << 10  # in which torch looks for the archive's end
 DIRECTORY_MAX = 64 << 20  # bytes; 70,000 records take 4.7 MB
 RECORDS_MAX = 1_000_000
 RECORD_READ_MAX = 128 << 20  # bytes of one record read into memory; real data.pkl reach 8 MB
@@ -39,10 +40,17 @@ STORED, DEFLATED = 0, 8
 _END = struct.Struct("<4s4H2LH")  # end of central directory
 _LOCATOR = struct.Struct("<4sLQL")  # zip64 end of central directory locator
 _END64 = struct.Struct("<4sQ2H2L4Q")  # zip64 end of central directory
+_END_SIGNATURE = b"PK\x05\x06"
+_NO_END = "the archive has no end: it is cut short, or still being written"
 _ENTRY = struct.Struct("<4s24x3H12x")  # central directory: the lengths of what follows it (name, extra, comment)
 _ROW = "<10xH4x3L14xL{}s{}s{}x"  # … and the rest of it: method, crc, packed size, size, offset, name, extra field
 _ALIKE = (28, 29, 30, 31, 32, 33, 0, 1, 2, 3)  # the bytes of an entry that have to be equal: lengths, then signature
 _LOCAL = struct.Struct("<4s22x2H")  # local header: lengths of name and extra field
+# How the name of a record goes on behind the archive's root folder, in whatever torch writes.
+_OWN_STARTS = (
+    b"data", b"version", b"byteorder", b".format_version", b".storage_alignment", b".data/", b"constants", b"code/",
+    b"extra/", b"tensors/", b"attributes", b"model.json",
+)  # fmt: skip
 
 
 class Record(NamedTuple):
@@ -53,6 +61,32 @@ class Record(NamedTuple):
     packed_bytes: int  # as it lies in the file; the same but for TorchScript's code
     size_bytes: int
     header_offset: int
+
+
+def is_other_archive(head: bytes) -> bool:
+    """Return whether the first record of a zip archive that starts with *head* has a name that torch never writes.
+
+    >>> is_other_archive(_LOCAL.pack(b"PK", 8, 0) + b"a/readme"), is_other_archive(_LOCAL.pack(b"PK", 6, 0) + b"a/data")
+    (True, False)
+    """
+    if len(head) < _LOCAL.size:
+        return False
+    _, name_size, _ = _LOCAL.unpack_from(head)
+    name = head[_LOCAL.size : _LOCAL.size + name_size]
+    _, slash, rest = name.partition(b"/")
+    is_whole = len(name) == name_size
+    return is_whole and not (slash and (not rest or rest.startswith(_OWN_STARTS)))
+
+
+def is_skipped(trailing_bytes: int, size_bytes: int) -> bool:
+    """Return whether torch finds the end of an archive that so many bytes of a file follow.
+
+    It looks for it from the file's end backwards, for 64 KiB, in blocks that overlap by three bytes; one that would
+    begin before the file does ends in an error. Source: miniz, ``mz_zip_reader_locate_header_sig``.
+    """
+    blocks_back = -(-max(0, trailing_bytes + _END.size - BLOCK_BYTES) // (BLOCK_BYTES - 3))
+    is_in_file = blocks_back == 0 or size_bytes >= BLOCK_BYTES + (BLOCK_BYTES - 3) * blocks_back
+    return 0 <= trailing_bytes <= TAIL_BYTES - _END.size and is_in_file
 
 
 class Archive:
@@ -71,6 +105,7 @@ class Archive:
         """
         self._file = file
         self._size = size_bytes
+        self.trailing_bytes = 0  # of the file, behind the archive: a comment, or what was appended
         self._held: list[tuple[int, bytes]] = []  # (offset, bytes) of what was read at the two ends
         self._held.append((0, self._read(0, min(size_bytes, FRONT_BYTES))))
         if size_bytes > FRONT_BYTES:
@@ -157,26 +192,43 @@ class Archive:
         return self._file.read(size)
 
     def _directory(self) -> tuple[bytes, int]:
-        """Find the central directory by the file's tail; give its bytes and the number of its entries."""
-        tail = self._held[-1][1][-_END.size - _LOCATOR.size - _END64.size :]
-        if tail[-_END.size :][:4] != b"PK\x05\x06":
-            raise FormatProblem("truncated", "the archive has no end: it is cut short, or still being written")
-        *_, count, size, offset, comment = _END.unpack(tail[-_END.size :])
-        end = self._size - _END.size
-        locator = tail[-_END.size - _LOCATOR.size : -_END.size]
+        """Find the central directory by the archive's tail; give its bytes and the number of its entries."""
+        tail = self._held[-1][1][-TAIL_BYTES:]
+        at = tail.rfind(_END_SIGNATURE)
+        self.trailing_bytes = len(tail) - at - _END.size
+        if at < 0 or not is_skipped(self.trailing_bytes, self._size):
+            raise FormatProblem("truncated", _NO_END)
+        *_, count, size, offset, _ = _END.unpack_from(tail, at)
+        end = self._size - len(tail) + at
+        locator = self._read(max(0, end - _LOCATOR.size), _LOCATOR.size)
         if locator[:4] == b"PK\x06\x07":
             _, _, end64_offset, _ = _LOCATOR.unpack(locator)
-            end = self._size - _END.size - _LOCATOR.size - _END64.size
+            end -= _LOCATOR.size + _END64.size
+            end64 = self._read(max(0, end), _END64.size)
+            signature, *_, count, size, offset = _END64.unpack(end64)
+            self._refuse_several(end - offset - size)
             if end < 0 or end64_offset != end:
-                raise FormatProblem("container-damaged", "the archive's tail is not where it says it is")
-            signature, *_, count, size, offset = _END64.unpack(tail[: _END64.size])
+                raise self._untrue("the archive's tail is not where it says it is")
             if signature != b"PK\x06\x06":
-                raise FormatProblem("container-damaged", "the archive's zip64 tail is damaged")
-        if comment or offset + size != end:
-            raise FormatProblem("container-damaged", "the archive's directory is not where its tail says it is")
+                raise self._untrue("the archive's zip64 tail is damaged")
+        if offset + size != end:
+            self._refuse_several(end - offset - size)
+            raise self._untrue("the archive's directory is not where its tail says it is")
         if size > DIRECTORY_MAX or count > RECORDS_MAX:
             raise FormatProblem("limit-exceeded", f"the archive's directory has {count} entries in {size} bytes")
         return self._read(offset, size), count
+
+    def _refuse_several(self, start: int) -> None:
+        """Refuse an archive that begins at *start*, right behind the end of another one: a shard has one for each."""
+        before = self._read(start - _END.size, _END.size + 4) if _END.size < start < self._size else b""
+        if before[:4] == _END_SIGNATURE and before[_END.size :] == b"PK\x03\x04":
+            message = "these are several archives, one behind the other, as in the shards of a distributed checkpoint"
+            raise FormatProblem("not-a-checkpoint", message, format="unknown")
+
+    def _untrue(self, message: str) -> FormatProblem:
+        """Return what is wrong where the tail contradicts the file: what only looks like a tail is none."""
+        code, message = ("truncated", _NO_END) if self.trailing_bytes else ("container-damaged", message)
+        return FormatProblem(code, message)
 
     def _refuse_what_does_not_fit(self) -> None:
         for name in self.sizes:

@@ -8,25 +8,32 @@ Pure: names and unpickled objects in, facts out; the folder itself is opened by 
 | Lightning's ModelParallel and FSDP: the same | and ``meta.pt``, written after it | both are there |
 | DeepSpeed | ``latest`` names a folder of ``*_states.pt`` | every rank has written its own |
 
+A model may also lie in several files of one folder, ``model-00001-of-00004.safetensors`` and so on, whose
+``model.safetensors.index.json`` says which tensor is in which (``read_index``).
+
 Sources: torch/distributed/checkpoint/metadata.py and filesystem.py; lightning/fabric/strategies/fsdp.py and
-model_parallel.py; deepspeed/runtime/engine.py (``_get_ckpt_name``, ``_get_zero_ckpt_name``).
+model_parallel.py; deepspeed/runtime/engine.py (``_get_ckpt_name``, ``_get_zero_ckpt_name``);
+huggingface_hub/serialization/_torch.py (the index of shards).
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ckpt_indexer.errors import FormatProblem
-from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, TensorFacts
+import msgspec
+
+from ckpt_indexer.errors import FormatProblem, reason_of
+from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, ShardIndex, TensorFacts
 from ckpt_indexer.formats.frameworks.weights import TENSORS_MAX, describe_plain_tensors
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import dtype_name, shape_of
 from ckpt_indexer.formats.pickles.unpickle import Inert
 from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
+from ckpt_indexer.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from ckpt_indexer.model import Format
 
@@ -36,6 +43,8 @@ LATEST_NAME = "latest"
 TAG = "checkpoint"  # what Lightning calls the folder that DeepSpeed writes first
 DEEPSPEED_NAMES = frozenset((LATEST_NAME, TAG, "zero_to_fp32.py"))
 FILES_MAX = 100_000
+INDEX_MAX = 64 << 20  # bytes of an index.json; that of a model with 90,000 tensors has 9 MB
+SHARDS_MAX = 10_000  # files that an index.json may name
 RANKS_MAX = 100_000  # looked for; a file name may say any number
 _METADATA_CLASS = "torch.distributed.checkpoint.metadata.Metadata"
 # What the model's part of a nested state dict is called; "app" is the name of torch's tutorial for all that it saves.
@@ -43,6 +52,7 @@ _MODEL = re.compile(r"(?:app\.)?(?:state_dict|model|model_state_dict|module)\.")
 _OPTIMIZER = re.compile(r"(?:app\.)?optim")
 _LIGHTNING = re.compile(r"(?:state_dict|model|(optimizer_\d+))\.")  # all that its ModelParallel and FSDP put there
 _MODEL_STATES = re.compile(r"(?:zero_pp_rank_(\d+)_)?mp_rank_(\d+)(?:_\d+)?_model_states\.pt")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[A-Za-z0-9]+)")
 _OPTIMIZER_STATES = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)(?:_\d+)?_?optim_states\.pt")
 
 
@@ -172,3 +182,73 @@ def missing_ranks(names: Collection[str], world_size: int | None) -> list[int]:
         if ranks:
             missing |= set(range(min(max(*ranks, (world_size or 1) - 1, 0) + 1, RANKS_MAX))) - ranks
     return sorted(missing)
+
+
+class _IndexDocument(msgspec.Struct):
+    weight_map: dict[str, str]  # tensor -> file
+    metadata: dict[str, Any] = {}
+
+
+def index_names_of(name: str) -> tuple[str, ...]:
+    """Return what the index of the set that a shard belongs to may be called; nothing if the name is no shard's.
+
+    >>> index_names_of("model.fp16-00001-of-00002.safetensors")
+    ('model.fp16.safetensors.index.json', 'model.safetensors.index.fp16.json')
+    >>> index_names_of("model.safetensors")
+    ()
+    """
+    match = _SHARD.fullmatch(name)
+    if match is None:
+        return ()
+    stem, ending = match[1], match[4]
+    plain, dot, variant = stem.rpartition(".")
+    return (f"{stem}{ending}.index.json", *((f"{plain}{ending}.index.{variant}.json",) if dot else ()))
+
+
+def shards_of_set(name: str) -> list[str]:
+    """Return the names of all shards of a shard's set, by the count that is in its name.
+
+    >>> shards_of_set("m-00002-of-00003.bin")
+    ['m-00001-of-00003.bin', 'm-00002-of-00003.bin', 'm-00003-of-00003.bin']
+    """
+    match = _SHARD.fullmatch(name)
+    if match is None or int(match[3]) > SHARDS_MAX:
+        return []
+    return [f"{match[1]}-{number:05}-of-{match[3]}{match[4]}" for number in range(1, int(match[3]) + 1)]
+
+
+def read_index(file: BinaryIO) -> ShardIndex:
+    """Read an ``index.json``; never raises for what the file contains."""
+    try:
+        data = file.read(INDEX_MAX + 1)
+        if len(data) > INDEX_MAX:
+            return ShardIndex(error=f"it has more than {INDEX_MAX} bytes")
+        document = msgspec.json.decode(data, type=_IndexDocument)
+    except OSError as error:
+        return ShardIndex(error=reason_of(error))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return ShardIndex(error=text(str(error))[:200])
+    files = sorted(set(document.weight_map.values()))
+    if len(files) > SHARDS_MAX or not all(_is_plain_name(name) and "/" not in name for name in files):
+        return ShardIndex(error="it names files that no shards are called")
+    total = document.metadata.get("total_size")
+    return ShardIndex(files, total if _is_size(total) else None)
+
+
+def problem_of_shards(index: ShardIndex, sizes: Mapping[str, int]) -> Problem | None:
+    """Return what is wrong with a set of shards by the *sizes*, in bytes, of those that are there.
+
+    >>> problem_of_shards(ShardIndex(["a", "b", "c"]), {"a": 10})
+    Problem(code='record-missing', message='the shard b is missing, and 1 more of 3')
+    """
+    missing = [name for name in index.files if name not in sizes]
+    if missing:
+        more = f", and {len(missing) - 1} more of {len(index.files)}" if len(missing) > 1 else ""
+        return Problem.of("record-missing", f"the shard {missing[0]} is missing{more}")
+    empty = next((name for name in index.files if not sizes[name]), None)
+    return None if empty is None else Problem.of("truncated", f"the shard {empty} has no bytes (yet)")
+
+
+def may_be_short(index: ShardIndex, sizes: Mapping[str, int]) -> bool:
+    """Return whether the shards have fewer bytes than their tensors: no proof, some writers count tied ones twice."""
+    return index.total_bytes is not None and sum(sizes.get(name, 0) for name in index.files) < index.total_bytes

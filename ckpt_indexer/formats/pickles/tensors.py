@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ckpt_indexer.errors import FormatProblem
 from ckpt_indexer.formats.pickles.unpickle import (
     Called,
     Inert,
@@ -137,6 +138,21 @@ def plain_storage(persistent_id: Any) -> tuple[str, int] | None:
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
     return (key, size) if is_plain and 0 <= size <= ELEMENTS_MAX else None
+
+
+def storage_of(persistent_id: Any) -> Storage:
+    """Read a persistent id of a file of torch's own.
+
+    Raises:
+        FormatProblem: it describes no storage.
+
+    """
+    storage = parse_storage(persistent_id)
+    if storage is not None:
+        return storage
+    if isinstance(persistent_id, str) and persistent_id.startswith("('storage', "):  # protocol 0 writes it as text
+        raise FormatProblem("format-unsupported", "it was saved with pickle_protocol=0, which torch cannot load either")
+    raise FormatProblem("pickle-damaged", "a tensor's storage is not described as torch does it")
 
 
 def holds_storage(sizes: Mapping[str, int], persistent_id: Any) -> bool:

@@ -15,14 +15,18 @@ Formats: CPython's Lib/pickletools.py; torch's argument orders: torch/_utils.py.
 from __future__ import annotations
 
 import functools
+import io
 import pickle
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from ckpt_indexer.formats.pickles.lengths import asks_for_more
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+SCAN_MAX = 32 << 20  # bytes of a pickle that are looked through after it ran out of memory
 GLOBALS_MAX = 1000  # distinct classes and functions a file may name; the most in real files is 45
 NAME_MAX = 500  # characters of "module.name"; torch itself takes minutes over a 100 kB one
 
@@ -218,8 +222,22 @@ def unpickle(stream: IO[bytes], resolve: Callable[[Any], Any] | None = None) -> 
     resolver = _resolver(storages, resolve)
     next(resolver)
     unpickler.persistent_load = resolver.send  # type: ignore[method-assign]
-    root = unpickler.load()
+    start = stream.tell()
+    try:
+        root = unpickler.load()
+    except MemoryError:
+        del unpickler, storages, resolver  # and what was built so far
+        if (asked := _asked_beyond(stream, start)) is not None:
+            raise pickle.UnpicklingError(f"it asks for {asked} bytes or objects, more than the file has") from None
+        raise
     return Unpickled(root=root, storages=storages, globals=unpickler.globals)
+
+
+def _asked_beyond(stream: IO[bytes], start: int) -> int | None:
+    """Return what the pickle at *start* asks for that *stream* does not have: a damaged one, and no large one."""
+    size = stream.seek(0, io.SEEK_END) - start
+    stream.seek(start)
+    return asks_for_more(stream.read(SCAN_MAX), size)
 
 
 def bytes_of(value: Any) -> bytes | None:

@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from isal.isal_zlib import crc32
 
 from ckpt_indexer.errors import FormatProblem
-from ckpt_indexer.formats.containers.torch_zip import DIRECTORY_MAX, RECORD_READ_MAX, RECORDS_MAX, Archive, Record
+from ckpt_indexer.formats.containers.torch_zip import (
+    DIRECTORY_MAX,
+    RECORD_READ_MAX,
+    RECORDS_MAX,
+    Archive,
+    Record,
+    is_skipped,
+)
 from ckpt_indexer.formats.facts import Damage, DeepFacts, Readable
 from ckpt_indexer.formats.pickles.unpickle import unpickle
 from ckpt_indexer.formats.proof import torch_layout
@@ -114,12 +121,12 @@ class ArchiveProof:
         if alignment is not None:
             places = self._renamed(places)
         unproven = sum(p.item.packed for p in places if not p.item.crc or p.item.method == torch_layout.DEFLATED)
-        with Pieces(self._file, self._size, with_digest=unproven > 0) as pieces:
+        with Pieces(self._file, self._size, with_digest=unproven > 0 or ends is None) as pieces:
             found = [self._check_record(place, pieces) for place in places]
-            self._check_ends(found, pieces)
+            unproven += self._check_ends(found, pieces)
             pieces.skip_to(self._size)
         self._facts.unproven_bytes = unproven
-        self._facts.digest = pieces.digest()
+        self._facts.digest = pieces.digest() if unproven else None
         self._summarise({_name(item) for item in found})
 
     def _run_foreign(self) -> None:
@@ -207,13 +214,14 @@ class ArchiveProof:
         )
         return start > 0 or 2 * alike < len(archive.records)
 
-    def _check_ends(self, items: list[Item], pieces: Pieces) -> None:
+    def _check_ends(self, items: list[Item], pieces: Pieces) -> int:
+        """Check directory and tail; return how many bytes follow that are not the archive's, if torch skips them."""
         directory = b"".join(map(torch_layout.entry, items))
         start = pieces.position
         tail = torch_layout.tail(start, len(directory), len(items))
         if start + len(directory) + len(tail) > self._size:
             self._note("file", None, start, "truncated", "from here on it is cut short")
-            return
+            return 0
         actual = pieces.exactly(len(directory))
         if actual != directory:
             at = start + _first_difference(actual, directory)
@@ -223,9 +231,10 @@ class ArchiveProof:
         if actual != tail:
             at = start + _first_difference(actual, tail)
             self._note("tail", None, at, "container-damaged", "it is not what the directory says")
-        if pieces.position < self._size:
-            rest = self._size - pieces.position
+        rest = self._size - pieces.position
+        if not is_skipped(rest, self._size):
             self._note("file", None, pieces.position, "container-damaged", f"{rest} bytes follow the archive")
+        return rest
 
     # --- records without a directory ---
 

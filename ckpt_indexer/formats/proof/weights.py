@@ -112,7 +112,10 @@ class Weights:
 
     def _place(self, name: str, value: Any) -> None:
         tensor, reference = parse_tensor(value), innermost(value)
-        if tensor is None or not tensor.numel:
+        if tensor is None:
+            self.uncounted += _is_unknown_tensor(value)
+            return
+        if not tensor.numel:
             return
         if tensor.storage is None or not isinstance(reference, TensorRef | TypedTensorRef):
             self.uncounted += tensor.dtype in ITEM_BYTES and _has_data(value)
@@ -168,6 +171,11 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
         pairs = [(key if isinstance(key, str | int) else "?", child) for key, child in value.pairs]
         return [(None, value.args), (None, value.state), *enumerate(value.items), *pairs]
     return []
+
+
+def _is_unknown_tensor(value: Any) -> bool:
+    """Return whether this is a tensor or an array of a form that is not read here: torch and numpy name them so."""
+    return isinstance(value, Inert) and type(value).qualname.rpartition(".")[2].startswith(("_rebuild", "_reconstruct"))
 
 
 def _has_data(value: Any) -> bool:

@@ -24,6 +24,7 @@ from ckpt_indexer.formats.proof import torch_layout
 from ckpt_indexer.formats.proof.deep import read_deep
 from ckpt_indexer.formats.proof.nonfinite import BLOCK_BYTES, count
 from ckpt_indexer.formats.proof.pieces import BUFFERS, DIGEST_BYTES, PIECE_BYTES, STEP_BYTES, Pieces
+from ckpt_indexer.model import Problem
 from ckpt_indexer.sandbox.owner import Reader
 from ckpt_indexer.sandbox.requests import MEMORY_MAX, READ_CHECKPOINT, READ_DEEP, cpu_seconds
 from tests import samples
@@ -439,6 +440,46 @@ def test_views_are_counted_by_their_own_elements(tmp_path: Path) -> None:
         name: counts for name, counts in expected.items() if counts != (0, 0)
     }
     assert facts.uncounted == 0
+
+
+@pytest.mark.parametrize("form", ["legacy", "pickle", "sparse", "unknown form"])
+def test_what_could_not_be_looked_at_is_counted(form: str, tmp_path: Path) -> None:
+    weights = {"w": torch.full((3,), float("nan")), "n": torch.ones(2, dtype=torch.int64)}
+    path = tmp_path / "x.ckpt"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": weights}))
+    elif form == "sparse":
+        torch.save({"state_dict": {"w": torch.eye(3).to_sparse()}}, path)
+    elif form == "unknown form":
+        torch.save({"state_dict": {"n": weights["n"], "w": Unknown()}}, path)
+    else:
+        torch.save({"state_dict": weights}, path, _use_new_zipfile_serialization=False)
+    facts = deep_at(path)
+    assert (facts.problem, facts.nan, facts.uncounted) == (None, 0, 1)
+
+
+def test_a_legacy_file_whose_tensor_reaches_beyond_its_storage_is_refused_as_by_torch(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(4, 5)}}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    strides = b"K\x05K\x01\x86"
+    assert data.count(strides) == 1
+    path.write_bytes(data.replace(strides, b"K\x05K\x09\x86"))
+    with pytest.raises(RuntimeError, match="wrong byte size"):
+        torch.load(path)
+    problem = deep_at(path).problem
+    assert problem == Problem.of("pickle-damaged", "file, byte 0: the tensor w reaches beyond its storage")
+
+
+class Unknown:
+    """A tensor of a kind that a later torch may have."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_something, (1,)
+
+
+def _rebuild_something(_: int) -> Unknown:
+    return Unknown()
 
 
 def test_a_big_endian_checkpoint_is_counted_alike(tmp_path: Path) -> None:
