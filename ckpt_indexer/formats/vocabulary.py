@@ -178,6 +178,17 @@ def is_metric_name(name: str) -> bool:
     return len(words) > 1 and first in HELD_OUT
 
 
+def is_setting_name(name: str) -> bool:
+    """Return whether a name counts or sets something and has no word for a measure.
+
+    >>> [is_setting_name(name) for name in ("lr", "trainer/global_step", "val_loss_epoch", "NDS")]
+    [True, True, False, False]
+    """
+    words = words_of(name)
+    is_setting = not words or words[-1] in SETTING_WORDS or _bare(words[-1]) in SETTING_WORDS
+    return is_setting and not any(map(_is_measure, words))
+
+
 def is_plain_metric_name(name: str) -> bool:
     """Return whether a name is a measure, what it was measured on and how it was averaged, and no more.
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckpt_indexer.formats.vocabulary import HYPER_PARAMETER_KEYS
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part, parse_name, resolve
 from ckpt_indexer.metadata.encoder import is_known, is_same_encoder, recognise_encoder
+from ckpt_indexer.metadata.names import parse_name as parse_file_name
 from ckpt_indexer.metadata.place import is_same_folder, parts_of
 from ckpt_indexer.metadata.schema import UNKNOWN
 from ckpt_indexer.metadata.score import score_at_step
@@ -195,8 +196,8 @@ def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
     settings = _own_settings(own.facts)
     if not settings and not own.facts.tensors:
         return
-    named = model_part(content).encoder.model_name
-    told = next((name for each in settings if (name := model_part(each).encoder.model_name) != UNKNOWN), None)
+    named = _encoder(content)
+    told = next((name for each in settings if (name := _encoder(each)) != UNKNOWN), None)
     if named != UNKNOWN and told is not None:
         yield from _compared(is_same_encoder(told, named), f"its hyper-parameters say {told}, {whose} {named}")
     elif named != UNKNOWN and is_known(named) and own.facts.tensors:
@@ -208,6 +209,14 @@ def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
     for key, name in {key: name for each in reversed(settings) for key, name in _named(each).items()}.items():
         if key in theirs and _is_other(name, theirs[key]):
             yield Finding(Weight.CONTRADICTS, f"its hyper-parameters say {key} {name}, {whose} {theirs[key]}")
+
+
+def _encoder(settings: dict[str, Any]) -> str:
+    """Return the encoder that settings name; a model without parts is one where its architecture's name is."""
+    model = model_part(settings)
+    if model.encoder.model_name == UNKNOWN and is_known(model.architecture):
+        return model.architecture
+    return model.encoder.model_name
 
 
 def _is_other(name: str, other: str) -> bool:
@@ -277,6 +286,7 @@ def _about_run(own: Own, run: Run, *, is_here: bool | None) -> Iterator[Finding]
     if is_here is False:
         yield Finding(Weight.DOUBTS, f"it was saved to {saved_to[0][-100:]}")
     yield from _logged(own.facts, run)
+    yield from _in_name(own, run)
     yield from (each for each in _parts(own, run.config, "the run") if each.weight is Weight.CONTRADICTS)
 
 
@@ -331,6 +341,23 @@ def _value(monitor: str, value: float, rows: list[LoggedRow]) -> Iterator[Findin
         yield Finding(Weight.PROVES)
     elif len(logged) == 1:
         yield Finding(Weight.CONTRADICTS, f"its {monitor} is {value:g}, the run logged {logged.pop():g} at its step")
+
+
+def _in_name(own: Own, run: Run) -> Iterator[Finding]:
+    """Compare the numbers in the checkpoint's name, rounded as they are, with what was logged at its step."""
+    facts = own.facts
+    if facts.epoch is None or facts.global_step is None or facts.batches not in (None, facts.global_step):
+        return
+    logged: dict[str, set[float]] = {}
+    for row in run.rows:
+        if (row.epoch, row.step) == (facts.epoch, facts.global_step - 1):
+            for name, number in row.metrics.items():
+                logged.setdefault(name, set()).add(number)
+    for name, value in parse_file_name(own.key, logged).metrics.items():
+        unit = 10.0 ** -len(f"{value}".partition(".")[2])
+        (*numbers,) = logged.get(name, ())
+        if len(numbers) == 1 and abs(numbers[0] - value) > unit:
+            yield Finding(Weight.CONTRADICTS, f"its name says {name} {value:g}, the run logged {numbers[0]:g}")
 
 
 def _is_equal(value: float, logged: float) -> bool:

@@ -29,6 +29,7 @@ from ckpt_indexer.formats.vocabulary import (
     STEP_WORDS,
     is_metric_name,
     is_plain_metric_name,
+    is_setting_name,
     words_of,
 )
 
@@ -101,12 +102,13 @@ def parse_name(path: str, known: Collection[str] = ()) -> NameFacts:
     metrics: dict[str, float] = {}
     lone = None
     for field in fields:
-        if field.key in known or is_metric_name(field.key):
+        if _is_known(field.key, known) or is_metric_name(field.key):
             metrics[field.key] = float(field.number)
             lone = field.lone if lone is None else lone
     for metric, value in _dashed(rest, known):
         metrics.setdefault(metric, value)
     epoch, step = _loose_counts(path, name, rest)
+    fields = [field for field in fields if field.key not in metrics]
     epochs = {int(field.number) for field in fields if _counts(field, EPOCH_WORDS)}
     steps = {int(field.number) for field in fields if _counts(field, STEP_WORDS)}
     return NameFacts(
@@ -162,6 +164,11 @@ def _assigned(name: str, known: Collection[str]) -> tuple[list[_Field], str]:
     return found, rest + name[end:]
 
 
+def _is_known(key: str, known: Collection[str]) -> bool:
+    """Return whether a metric has this name; a run's log has settings, too."""
+    return key in known and not is_setting_name(key)
+
+
 def _split_key(between: str, known: Collection[str]) -> tuple[str, int | None]:
     """Return the name that a text ends in, and the number without a name that stands before it."""
     endings = (
@@ -212,7 +219,7 @@ def _counts(field: _Field, counters: Collection[str]) -> bool:
 
 
 def _dashed(rest: str, known: Collection[str]) -> Iterator[tuple[str, float]]:
-    spelled = {last_part(name) for name in known}
+    spelled = {last_part(name) for name in known if _is_known(name, known)}
     for match in _DASHED.finditer(rest):
         key = _without_file_words(match[1])
         decimals = len(match[2].partition(".")[2])

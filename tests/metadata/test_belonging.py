@@ -98,6 +98,7 @@ CONFIGS: list[tuple[str, Facts, dict[str, Any], str | None]] = [
     ("class", plain(hyper_parameters={"decoder": "unet"}), _config(model={"decoder": {"_target_": "x.FPN"}}), None),
     ("longer", plain(hyper_parameters={"decoder": "fpn"}), _config(model={"decoder": {"name": "FPNDecoder"}}), None),
     ("named model", plain(architecture="Unet"), _config(), "arch Unet"),
+    ("whole model", plain(hyper_parameters={"arch": "resnet18"}), {"model": {"_target_": "x.resnet50"}}, "resnet18"),
     ("monitor", saved(monitor="val_acc"), _config(callbacks=[SAVER]), "val_acc"),
     ("same monitor", saved(), _config(callbacks=[SAVER]), None),
     ("old Lightning", saved(monitor="val_acc", lightning_version="1.5.0"), _config(callbacks=[SAVER]), None),
@@ -198,6 +199,14 @@ def test_a_run_is_used_unless_the_checkpoint_says_otherwise(
     else:
         assert re.match(r"the run el1e2may (contradicts the file and )?was not used: ", found.warnings[0])
         assert reason in found.warnings[0]
+
+
+@pytest.mark.parametrize(("name", "is_own"), [("0.66", True), ("0.7", True), ("0.11", False), ("0.640", False)])
+def test_the_number_in_a_name_is_held_against_the_log(name: str, is_own: bool) -> None:
+    weights = plain(epoch=1, global_step=8, lightning_version="2.6.6")
+    run = Run(id="el1e2may", rows=ROWS, started_ns=NOW_NS - HOUR_NS)
+    own = Own(f"finetune/checkpoints/epoch=1-val_loss={name}.ckpt", weights, NOW_NS)
+    assert weigh(own, None, run).has_run is is_own
 
 
 def test_the_training_process_knows_the_run_best() -> None:

@@ -93,6 +93,10 @@ def test_a_name_that_the_checkpoint_or_its_run_has_is_a_metrics() -> None:
     assert parse_name("mymodel_pts_nds=0.51.ckpt", {"pts_nds"}).metrics == {"pts_nds": 0.51}
     assert parse_name("best-nds-0.5100.ckpt", {"val/nds"}).metrics == {"nds": 0.51}
     assert parse_name("focal_loss-2.00.ckpt", {"loss"}).metrics == {}
+    assert parse_name("epoch=1-val_acc_epoch=1.ckpt", {"val_acc_epoch"})[:3] == (1, None, {"val_acc_epoch": 1.0})
+    # What a run logs is not only metrics.
+    assert parse_name("lr=0.01-seed=3-epoch=1.ckpt", {"lr", "seed", "epoch"})[:3] == (1, None, {})
+    assert parse_name("lr-0.0100_beta-0.90.ckpt", {"lr", "optimizer/beta"}).metrics == {}
 
 
 def test_a_number_before_a_score_is_an_epoch_or_a_step() -> None:
