@@ -77,6 +77,8 @@ class Filter(msgspec.Struct, frozen=True):
             actual = str(actual)
             if self.field in FOLDED:
                 actual, wanted = fold(actual), fold(wanted)
+                if self.op in ("=", "!=") and wanted in actual.split("|"):  # of names that cannot be told apart
+                    return self.op == "="
         return _COMPARISONS[self.op](actual, wanted)
 
     def _contains(self, text: str) -> bool:
