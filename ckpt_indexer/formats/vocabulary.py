@@ -1,11 +1,10 @@
 """The names that training loops give to what they save: metrics, counts, settings, weights. Data, in one place.
 
 A number is a metric only because its name says so; which names do is written here and shown on the manual's page on
-facts. Everything is compared in lower case. Pure, and without state.
+facts. Everything is compared in lower case. Pure.
 
-A name is split into *words* at everything that is no letter or digit, and digits at a word's end are left out:
-``val/acc1`` has the words ``val`` and ``acc``. Its last word says what it is: ``focal_loss`` is a loss,
-``loss_weight`` a weight.
+A name is split into *words* at everything that is no letter or digit: ``val/acc1`` has the words ``val`` and ``acc1``.
+Its last word says what it is, whatever digits it ends in: ``focal_loss`` is a loss, ``loss_weight`` a weight.
 """
 
 from __future__ import annotations
@@ -44,11 +43,12 @@ SETTING_WORDS = _words(
     gpu gpus node nodes port world layers width depth dim dims len length count num weight weights scale threshold
     thresh thr alpha beta gamma lambda coef eps margin temperature interval every freq frequency split fraction
     ratio patience tolerance delta warmup decay target bits smoothing accumulation accum shuffle limit duration
-    runtime
+    runtime percent pct percentage images start end period mode prob probability kl threads
     """
 )
 BEST_WORDS = _words("best lowest highest")  # of the run, not of this checkpoint
-EXTREME_WORDS = _words("min max minimum maximum")  # the same where what is left is a metric's name
+EXTREME_WORDS = _words("min max minimum maximum")  # the same behind a metric's name; before one, mostly a limit
+REACHED_WORDS = _words("loss acc accuracy")  # but for these: ``min_val_loss``, ``max_accuracy``
 
 # A dict of numbers holds metrics if its key has one of these as a word …
 METRIC_GROUP_WORDS = _words("metric metrics result results score scores")
@@ -77,19 +77,45 @@ FILE_WORDS = _words("best last model checkpoint ckpt net network weights")
 
 # How far training had come: where it stands, the most specific first.
 EPOCH_PATHS = (
-    "epoch", "current_epoch", "cur_epoch", "epochs_completed", "epochs_run", "epochs", "meta.epoch", "trainer.epoch",
+    "epoch", "current_epoch", "cur_epoch", "epochs_completed", "epochs_run", "meta.epoch", "trainer.epoch",
     "trainer.current_epoch", "trainer.epochs_completed", "train_state.epoch", "training_state.epoch",
     "trainer_state.epoch", "extra_state.epoch", "extra_state.train_iterator.epoch", "state.timestamp.epoch",
-    "state.timestamp.Timestamp.epoch", "state.epoch", "info.epoch", "metadata.epoch", "ss_epoch",
+    "state.timestamp.Timestamp.epoch", "state.epoch", "info.epoch", "metadata.epoch", "ss_epoch", "epochs",
 )  # fmt: skip
 STEP_PATHS = (
-    "global_step", "global_steps", "step", "steps", "current_step", "iteration", "iterations", "iter", "iter_num",
-    "num_iter", "current_iter", "num_updates", "num_steps", "step_count", "total_steps", "meta.iter", "meta.iteration",
-    "meta.step", "trainer.global_step", "trainer.step", "trainer.iteration", "train_state.step",
-    "training_state.step", "trainer_state.global_step", "extra_state.num_updates", "extra_state.global_step",
-    "state.timestamp.batch", "state.timestamp.Timestamp.batch", "state.global_step", "state.step", "info.step",
-    "metadata.global_step", "metadata.step", "ss_steps",
-)  # fmt: skip
+    "global_step",
+    "global_steps",
+    "step",
+    "current_step",
+    "iteration",
+    "iter",
+    "iter_num",
+    "current_iter",
+    "num_updates",
+    "step_count",
+    "meta.iter",
+    "meta.iteration",
+    "meta.step",
+    "trainer.global_step",
+    "trainer.step",
+    "trainer.iteration",
+    "train_state.step",
+    "training_state.step",
+    "trainer_state.global_step",
+    "extra_state.num_updates",
+    "extra_state.global_step",
+    "state.timestamp.batch",
+    "state.timestamp.Timestamp.batch",
+    "state.global_step",
+    "state.step",
+    "info.step",
+    "metadata.global_step",
+    "metadata.step",
+    "ss_steps",
+    "steps",
+    "iterations",
+    "total_steps",
+)  # fmt: skip - the last ones may be how many there are to be: only where nothing else is said
 
 # Where the weights stand: one model, by the names under which training loops save it.
 MODEL_KEYS = (
@@ -165,11 +191,11 @@ def is_metric_name(name: str) -> bool:
     [False, False, False, False, False, False, False]
     """
     words = words_of(name)
-    if not words or metric_of_best(name) is not None or BEST_WORDS & set(words):
+    if not words or metric_of_best(name) is not None or BEST_WORDS & set(words) or words[0] in EXTREME_WORDS:
         return False
     words = words[:-1] if len(words) > 1 and len(words[-1]) == 1 and words[-1] not in METRIC_WORDS else words  # "(B)"
     first, last = words[0], words[-1]
-    if _bare(last) in SETTING_WORDS or last in SETTING_WORDS:
+    if is_setting_name(name) or (_ends_as_setting(words) and last not in AVERAGES):
         return False
     if _is_measure(last):
         return True
@@ -178,6 +204,7 @@ def is_metric_name(name: str) -> bool:
     return len(words) > 1 and first in HELD_OUT
 
 
+@_kept
 def is_setting_name(name: str) -> bool:
     """Return whether a name counts or sets something and has no word for a measure.
 
@@ -185,8 +212,7 @@ def is_setting_name(name: str) -> bool:
     [True, True, False, False]
     """
     words = words_of(name)
-    is_setting = not words or words[-1] in SETTING_WORDS or _bare(words[-1]) in SETTING_WORDS
-    return is_setting and not any(map(_is_measure, words))
+    return (not words or _ends_as_setting(words)) and not any(map(_is_measure, words))
 
 
 def is_plain_metric_name(name: str) -> bool:
@@ -210,10 +236,12 @@ def metric_of_best(name: str) -> str | None:
     ['acc1', 'val_loss', 'val_loss', '', 'metric']
     >>> [metric_of_best(n) for n in ("best_epoch", "acc", "max_steps", "max_epochs")]
     [None, None, None, None]
+    >>> [metric_of_best(n) for n in ("max_accuracy", "min_val_loss", "max_iou", "min_score")]
+    ['accuracy', 'val_loss', None, None]
     """
     words = words_of(name)
     marks = {word for word in (*words[:1], *words[-1:]) if word in BEST_WORDS or word in EXTREME_WORDS}
-    if not marks or _bare(words[-1]) in SETTING_WORDS or words[-1] in SETTING_WORDS:
+    if not marks or _ends_as_setting(words):
         return None
     mark = next(iter(marks & BEST_WORDS), None) or next(iter(marks))
     parts = re.split(r"([^A-Za-z0-9]+)", _HUMP.sub("_", name))
@@ -222,9 +250,10 @@ def metric_of_best(name: str) -> str | None:
         return None
     left = "".join(parts[2:] if at == 0 else parts[:-2])
     left = re.sub(r"^(?:model_score|so_far|model)$", "", left)
-    if mark in EXTREME_WORDS and not (left and is_metric_name(left)):
-        return None
-    return left
+    if mark in BEST_WORDS:
+        return left
+    is_reached = at > 0 or words[-1] in REACHED_WORDS
+    return left if is_reached and left and is_metric_name(left) else None
 
 
 def _ends(parts: list[str]) -> tuple[str, str]:
@@ -248,14 +277,8 @@ def is_metric_group(key: str) -> bool:
     )
 
 
-def is_counter(name: str) -> bool:
-    """Return whether a number among metrics only counts, as ``epoch`` and ``step`` do.
-
-    >>> is_counter("epoch"), is_counter("global_step"), is_counter("loss"), is_counter("lr")
-    (True, True, False, False)
-    """
-    words = words_of(name)
-    return bool(words) and words[-1] in ("epoch", "epochs", "step", "steps", "iteration", "iter", "batch_idx")
+def _ends_as_setting(words: tuple[str, ...]) -> bool:
+    return words[-1] in SETTING_WORDS or _bare(words[-1]) in SETTING_WORDS
 
 
 def _is_measure(word: str) -> bool:

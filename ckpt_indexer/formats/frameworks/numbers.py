@@ -18,9 +18,9 @@ from ckpt_indexer.formats.vocabulary import (
     BEST_HOLDERS,
     EPOCH_PATHS,
     STEP_PATHS,
-    is_counter,
     is_metric_group,
     is_metric_name,
+    is_setting_name,
     metric_of_best,
 )
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from ckpt_indexer.formats.pickles.values import Fetch
 
+SCALAR_NODES = 20  # of an object that is a number, such as numpy's
 METRICS_MAX = 1_000  # numbers taken from the checkpoint's own dicts
+BITS = (8, 16, 32, 64)  # a root's "precision" of so many is that of its numbers
 METRIC_NAME_MAX = 200  # characters; each is repeated in the index
 TEXT_MAX = 1_000  # characters of the path of the run's best checkpoint
 
@@ -43,7 +45,10 @@ def number(value: Any, fetch: Fetch) -> float | int | None:
     if isinstance(value, int):
         return value if value.bit_length() < 1024 else None
     tensor = parse_tensor(value)
-    plain: Any = Plainer(fetch).plain(value) if tensor is None else fetch(tensor) if tensor.numel == 1 else None
+    if tensor is not None:
+        plain: Any = fetch(tensor) if tensor.numel == 1 else None
+    else:
+        plain = Plainer(fetch, nodes_max=SCALAR_NODES).plain(value)
     if isinstance(plain, list) and len(plain) == 1:  # a numpy array of one element
         plain = plain[0]
     return plain if isinstance(plain, int | float) and not isinstance(plain, bool) else None
@@ -134,6 +139,8 @@ def metrics_of(mapping: dict[Any, Any], fetch: Fetch) -> dict[str, dict[str, flo
                 found[text(key)] = numbers
                 left -= len(numbers)
         elif left > 0 and is_metric_name(key) and (own := number(value, fetch)) is not None:
+            if key.lower() == "precision" and own in BITS:
+                continue
             found.setdefault("", {})[text(key)] = float(own)
             left -= 1
     return found
@@ -149,7 +156,7 @@ def _numbers_in(group: dict[Any, Any], fetch: Fetch, left: int, prefix: str = ""
             for each in _numbers_in(inner, fetch, left, f"{name}/"):
                 left -= 1
                 yield each
-        elif not is_counter(name) and (own := number(value, fetch)) is not None:
+        elif not is_setting_name(name) and (own := number(value, fetch)) is not None:
             left -= 1
             yield text(prefix + name)[:METRIC_NAME_MAX], float(own)
 

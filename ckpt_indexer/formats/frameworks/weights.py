@@ -48,6 +48,7 @@ TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 
 MODELS_MAX = 20  # in one file
 DEPTH_MAX = 4  # of dicts in dicts with tensors in them
 LOOKED_INTO_MAX = 1_000  # values of an object that is no tensor, in search of one
+EMPTY_KEYS = ("state_dict", "model_state_dict", "model")  # an empty dict under one is an empty state dict
 NEARLY_ALL = 0.9  # of the root's values, for the root to be a state dict
 _REFS = (TensorRef, TypedTensorRef, ParameterRef)
 _PARAMETER_ENDS = (".weight", ".bias", "_weight", "_bias", ".running_mean", ".weight_g")
@@ -79,7 +80,7 @@ def find_models(root: dict[Any, Any]) -> list[StateDict] | None:
         return [StateDict("state_dict", lightning)]
     found = _homes(root) or _homes(as_dict(root.get("state")) or {})
     if not found:
-        empty = next((key for key in MODEL_KEYS if isinstance(root.get(key), dict) and not root[key]), None)
+        empty = next((key for key in EMPTY_KEYS if isinstance(root.get(key), dict) and not root[key]), None)
         if empty is not None:
             return [StateDict(empty, {})]
         return [StateDict("", root)] if _is_state_dict(root) else None
@@ -127,7 +128,7 @@ def _weights_in(value: Any, depth: int = 0) -> dict[Any, Any] | None:
     if module is not None:
         return module
     if isinstance(value, list | tuple):
-        return {str(i): each for i, each in enumerate(value)} if value and all(map(_is_tensor, value)) else None
+        return {str(i): each for i, each in enumerate(value)} if value and _are_parameters(value) else None
     mapping = as_dict(value)
     if mapping is None or "param_groups" in mapping or depth == DEPTH_MAX:
         return None
@@ -147,11 +148,22 @@ def _weights_in(value: Any, depth: int = 0) -> dict[Any, Any] | None:
 
 
 def _is_state_dict(root: dict[Any, Any]) -> bool:
-    """Return whether nearly all values are tensors, and not all of them states of random number generators."""
+    """Return whether nearly all values are tensors, and not such of integers without a parameter's name."""
     tensors = [tensor for value in dict.values(root) if (tensor := parse_tensor(value) or parse_array(value))]
     named = sum(1 for name in root if isinstance(name, str) and not _is_no_model(name))
-    is_random = all(tensor.dtype == "uint8" and len(tensor.shape) == 1 for tensor in tensors)
-    return bool(tensors) and not is_random and bool(named) and len(tensors) >= NEARLY_ALL * len(root)
+    has_names = any(str(name).endswith(_PARAMETER_ENDS) for name in root)
+    is_data = not has_names and not all(_is_floating(tensor.dtype) for tensor in tensors)
+    return bool(tensors) and not is_data and bool(named) and len(tensors) >= NEARLY_ALL * len(root)
+
+
+def _are_parameters(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Return whether all are tensors of numbers that can be trained; images and labels are integers."""
+    tensors = [parse_tensor(value) or parse_array(value) for value in values if not _is_plain(value)]
+    return len(tensors) == len(values) and all(each is not None and _is_floating(each.dtype) for each in tensors)
+
+
+def _is_floating(dtype: str) -> bool:
+    return "float" in dtype or dtype.startswith(("complex", "qint", "quint"))
 
 
 def _is_tensor(value: Any) -> bool:
@@ -172,7 +184,8 @@ def _without_copies(models: list[StateDict]) -> list[StateDict]:
     kept: list[StateDict] = []
     for model in models:
         others = [*originals, *kept]
-        is_copy = not AVERAGE_WORDS.isdisjoint(words_of(model.name)) or any(_same_names(model, each) for each in others)
+        is_average = bool(originals) and not AVERAGE_WORDS.isdisjoint(words_of(model.name))
+        is_copy = is_average or any(_same_names(model, each) for each in others)
         if model in originals or not others or not is_copy:
             kept.append(model)
     return kept

@@ -42,6 +42,14 @@ NO_METRICS: dict[str, Any] = {
     "precision_plugin": {"scale": 1.0},
     "history": {"loss": [1.0, 0.5]},
     "is_loss": True,
+    "precision": 16,
+    "val_percent": 0.1,
+    "val_images": 500,
+    "eval_start": 10,
+    "target_kl": 0.01,
+    "max_iou": 0.5,
+    "min_score": 0.05,
+    "val_loss_weight": 0.5,
     "loss": "cross_entropy",
 }
 
@@ -60,7 +68,9 @@ def test_a_number_without_a_metrics_name_is_none(key: str) -> None:
         ({"metric": 72, "top1": 70.5, "mAP_0.5": 0.25}, {"": {"metric": 72.0, "top1": 70.5, "mAP_0.5": 0.25}}),
         ({"val_custom_thing": 0.5, "train_acc": 1.0}, {"": {"val_custom_thing": 0.5, "train_acc": 1.0}}),
         ({"cleval_metrics": {"hmean": 0.5, "recall": 0.25}}, {"cleval_metrics": {"hmean": 0.5, "recall": 0.25}}),
-        ({"metrics": {"val": {"loss": 0.5}, "lr": 0.125, "epoch": 3}}, {"metrics": {"val/loss": 0.5, "lr": 0.125}}),
+        ({"metrics": {"val": {"loss": 0.5}, "lr": 0.125, "epoch": 3, "n": 2}}, {"metrics": {"val/loss": 0.5}}),
+        ({"metrics": {"val_loss_epoch": 0.5, "NDS": 0.25}}, {"metrics": {"val_loss_epoch": 0.5, "NDS": 0.25}}),
+        ({"precision": 0.5, "recall": 0.25}, {"": {"precision": 0.5, "recall": 0.25}}),
         (
             {"metrics": {"f1": 0.5, "note": "good", "none": None, "matrix": torch.ones(2, 2), "ok": True}},
             {"metrics": {"f1": 0.5}},
@@ -91,6 +101,8 @@ def test_a_number_is_a_metric_where_its_name_says_so(root: dict[str, Any], metri
             RunBestFacts(None, 0.5, None, "/a.ckpt"),
         ),
         ({"best_epoch": 3, "best_params": {"lr": 0.1}, "max_steps": 5, "max_norm": 1.0}, None),
+        ({"max_iou": 0.5, "max_kl": 0.01, "min_score": 0.1, "best_val_loss_epoch": 3}, None),
+        ({"max_accuracy": 0.5}, RunBestFacts("accuracy", 0.5)),
     ],
 )
 def test_the_runs_best_is_nobodys_metric(root: dict[str, Any], best: RunBestFacts | None) -> None:
@@ -122,6 +134,7 @@ def test_lightnings_best_has_mode_and_path_although_its_key_holds_a_timedelta() 
         ({"state": {"timestamp": {"Timestamp": {"epoch": 1, "batch": 100}}}}, 1, 100),
         ({"state": {"timestamp": {"epoch": 1, "batch": 100}}}, 1, 100),
         ({"epoch": 2, "total_steps": 9, "epochs": 90}, 2, 9),
+        ({"epochs": 100, "total_steps": 1000, "trainer": {"epoch": 7, "global_step": 50}}, 7, 50),
         ({"scheduler": {"last_epoch": 5, "_step_count": 6}}, None, None),
         ({"epoch": None, "global_step": 0.5}, None, None),
         ({"epoch": True, "step": float("nan")}, None, None),
