@@ -337,7 +337,7 @@ def _metrics(tiers: _Tiers) -> tuple[Metrics, Score, Source]:
     for name, value in known.items():
         _put(metrics, name, value, is_monitor=name == score.monitor)
     source: Source = "wandb" if in_run else "name"
-    if carried or (score.state and score.value is not None):
+    if carried or find_score(tiers.names, facts, {}).value is not None:
         source = "checkpoint"
     return metrics, score, "embedded" if told.metrics or told.monitor else source
 

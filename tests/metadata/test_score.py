@@ -425,3 +425,4 @@ def test_a_name_has_the_last_part_of_its_monitor() -> None:
     )
     assert document.indexer is not None
     assert (document.checkpointing.monitor, document.indexer.monitor_value) == ("val/hmean", 0.892)
+    assert document.indexer.sources["metrics"] == "name"
