@@ -185,7 +185,7 @@ def test_what_is_no_checkpoint_becomes_an_entry_with_its_problem_and_the_next_go
         "empty.ckpt": ("incomplete", "empty"),
         "page.ckpt": ("unsupported", "not-a-checkpoint"),
         "cut.ckpt": ("incomplete", "truncated"),
-        "bomb.ckpt": ("unreadable", "memory-limit"),
+        "bomb.ckpt": ("corrupt", "pickle-damaged"),
         "pipe.ckpt": ("unreadable", "not-a-file"),
         "shards.ckpt": ("incomplete", "truncated"),
         "good.ckpt": ("ok", None),

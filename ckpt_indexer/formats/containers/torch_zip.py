@@ -204,10 +204,11 @@ class Archive:
         if locator[:4] == b"PK\x06\x07":
             _, _, end64_offset, _ = _LOCATOR.unpack(locator)
             end -= _LOCATOR.size + _END64.size
-            end64 = self._read(max(0, end), _END64.size)
-            signature, *_, count, size, offset = _END64.unpack(end64)
+            if end < 0:
+                raise self._untrue("the archive has no room for its tail")
+            signature, *_, count, size, offset = _END64.unpack(self._read(end, _END64.size))
             self._refuse_several(end - offset - size)
-            if end < 0 or end64_offset != end:
+            if end64_offset != end:
                 raise self._untrue("the archive's tail is not where it says it is")
             if signature != b"PK\x06\x06":
                 raise self._untrue("the archive's zip64 tail is damaged")
