@@ -36,6 +36,7 @@ TEMPORARY_SUFFIX = ".tmp"
 NAME_BYTES_MAX = 255  # NAME_MAX of every Linux file system in use
 CONFIG_NAME = "config.yaml"
 # What loggers and trainers write of a run's settings, in the order they are believed; a configuration above is more.
+# They count for the checkpoints in their own folder, Lightning's also for those in the folders right below.
 SETTINGS_NAMES = ("hparams.yaml", "args.yaml", "config.json")  # Lightning's loggers; timm; Hugging Face
 HYDRA_FOLDER = ".hydra"
 

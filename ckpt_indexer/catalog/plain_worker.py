@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ckpt_indexer.formats.facts import Facts, TensorFacts
+from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, TensorFacts
 from ckpt_indexer.formats.frameworks.checkpoint import OPTIMIZER_KEYS, describe
 from ckpt_indexer.formats.vocabulary import MODEL_KEYS
 from ckpt_indexer.sandbox.torch_load import MEMORY_BASE, MEMORY_FACTOR, seconds_for
@@ -79,10 +79,12 @@ def facts_of(torch: Any, loaded: Any) -> Facts:
     if not isinstance(loaded, dict):
         facts.warnings.append(f"the checkpoint is no dict but {type(loaded).__name__}")
         return facts
-    weights = next((loaded[key] for key in MODEL_KEYS if isinstance(loaded.get(key), dict)), loaded)
-    rest = {key: value for key, value in loaded.items() if key not in (*MODEL_KEYS, *OPTIMIZER_KEYS)}
-    describe(_Simple(torch).simple(rest, DEPTH_MAX), facts, lambda _: None, {})
-    facts.tensors = _tensors(torch, weights)
+    homes = [key for key in MODEL_KEYS if isinstance(loaded.get(key), dict) and _tensors(torch, loaded[key])]
+    rest = {key: value for key, value in loaded.items() if key not in (*homes, *OPTIMIZER_KEYS)}
+    describe(_Simple(torch).simple(rest, DEPTH_MAX), facts, lambda _: None)
+    facts.tensors = _tensors(torch, loaded[homes[0]] if homes else loaded)
+    facts.role = "model" if facts.tensors else None
+    facts.warnings = [each for each in facts.warnings if each != NO_STATE_DICT]
     facts.has_optimizer = any(loaded.get(key) for key in OPTIMIZER_KEYS)
     return facts
 

@@ -33,6 +33,7 @@ _GONE = (errno.ENOENT, errno.ENOTDIR)
 _OUT_OF_REACH = (*_GONE, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 _HYDRA_CONFIG = f"{paths.HYDRA_FOLDER}/{paths.CONFIG_NAME}"
 _CONFIGS = (_HYDRA_CONFIG, paths.CONFIG_NAME)  # in one folder, Hydra's own record wins
+_HPARAMS = paths.SETTINGS_NAMES[:1]
 _SHARED_NAMES = frozenset((paths.CONFIG_NAME, *paths.SETTINGS_NAMES))
 _BESIDE = (*paths.OTHER_SIDECAR_ENDS, *paths.OWN_CONFIG_ENDS)
 
@@ -97,7 +98,8 @@ class _Around(NamedTuple):
     """What the folders above a checkpoint say of it."""
 
     config: tuple[Key, Fingerprint] | None = None  # as in the stamp
-    settings: tuple[Key, Fingerprint] | None = None  # what stands for it where there is none
+    settings: tuple[Key, Fingerprint] | None = None  # what stands for it where there is none, in this folder
+    hparams: tuple[Key, Fingerprint] | None = None  # the same for the folders right below
     runs: Mapping[RelPath, dict[str, list[RelPath]]] = MappingProxyType({})  # folder -> what ``list_runs`` gives of it
 
 
@@ -196,10 +198,11 @@ class _Walk:
         """Return what is around the checkpoints in *folder*, given its configurations and the folders in it."""
         if paths.HYDRA_FOLDER in inner:
             named.add(_HYDRA_CONFIG)
-        if named:
+        if named or around.settings or around.hparams:
+            hparams = self._first_of(folder, _HPARAMS, named)
+            settings = self._first_of(folder, paths.SETTINGS_NAMES, named) or around.hparams
             config = self._first_of(folder, _CONFIGS, named) or around.config
-            settings = self._first_of(folder, paths.SETTINGS_NAMES, named) or around.settings
-            around = around._replace(config=config, settings=settings)
+            around = around._replace(config=config, settings=settings, hparams=hparams)
         if wandb.FOLDER in inner:
             around = around._replace(runs={**around.runs, folder: wandb.list_runs(self.root, folder)})
         return around
@@ -314,7 +317,8 @@ class _Walk:
                 runs[folder] = wandb.list_runs(self.root, folder)
         around = _Around(
             self._nearest(above, _CONFIGS),
-            self._nearest(above, paths.SETTINGS_NAMES),
+            self._first_of(above[0], paths.SETTINGS_NAMES) or self._nearest(above[1:2], _HPARAMS),
+            self._first_of(above[0], _HPARAMS),
             {folder: found for folder, found in runs.items() if found},
         )
         self.arounds[above[0]] = around

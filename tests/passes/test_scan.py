@@ -175,3 +175,37 @@ def test_a_scan_of_many_files_that_is_to_stop_ends_before_its_next_file(tmp_path
     with pytest.raises(ScanStopped):
         scan(str(tmp_path), places, should_stop=lambda: next(asked) == 7)
     assert next(asked) == 8
+
+
+def test_settings_count_where_their_writers_put_them(tmp_path: Path) -> None:
+    for name in (
+        *("config.json", "timm/args.yaml", "timm/a.ckpt", "timm/deep/b.ckpt", "lit/version_0/hparams.yaml"),
+        *("lit/version_0/checkpoints/c.ckpt", "lit/version_0/checkpoints/old/d.ckpt", "top.ckpt", "hf/config.json"),
+        *(
+            "hf/hparams.yaml",
+            "hf/e.ckpt",
+            "conf/config.yaml",
+            "conf/hparams.yaml",
+            "conf/sub/args.yaml",
+            "conf/sub/f.ckpt",
+        ),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    expected = {
+        "timm/a.ckpt": "timm/args.yaml",
+        "timm/deep/b.ckpt": None,
+        "lit/version_0/checkpoints/c.ckpt": "lit/version_0/hparams.yaml",
+        "lit/version_0/checkpoints/old/d.ckpt": None,
+        "top.ckpt": "config.json",
+        "hf/e.ckpt": "hf/hparams.yaml",
+        "conf/sub/f.ckpt": "conf/config.yaml",
+    }
+
+    def configs(*places: str) -> dict[str, str | None]:
+        found = scan(str(tmp_path), [RelPath(place) for place in places or ("",)]).found
+        return {key: None if each.stamp.config is None else each.stamp.config[0] for key, each in found.items()}
+
+    assert configs() == expected
+    for key, config in expected.items():
+        assert configs(key) == {key: config}

@@ -100,6 +100,8 @@ def describe_safetensors(stream: IO[bytes], size_bytes: int, facts: Facts) -> No
     facts.tensors = every[:TENSORS_MAX]
     facts.role = "model" if tensors else "other"
     describe_plain_tensors(every, facts)
+    if facts.weights_bytes is not None:
+        facts.weights_bytes = sum(each.data_offsets[1] - each.data_offsets[0] for each in tensors.values())
     if len(tensors) > TENSORS_MAX:
         facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
     unknown = next((tensor.dtype for tensor in tensors.values() if tensor.dtype not in DTYPES), None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ckpt_indexer.formats.frameworks.callbacks import describe_callbacks
 from ckpt_indexer.formats.frameworks.numbers import as_count, describe_counts, kind_of, metrics_of, number, run_best_of
 from ckpt_indexer.formats.frameworks.weights import (
+    KEY_MAX,
     StateDict,
     as_dict,
     describe_weights,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 OPTIMIZER_KEYS = ("optimizer_states", "optimizer_state_dict", "optimizer", "optimizers")
 EMBEDDED_KEY = "ckpt_indexer"  # what ``ckpt_indexer.lightning`` puts in
-KEY_MAX = 200  # characters of a key that is looked at
 NAME_MAX = 100  # characters of an architecture's name
 
 

@@ -1,6 +1,6 @@
 """Checkpoints that are folders: which kind, and what their own lists of tensors and files say.
 
-Pure: names and unpickled objects in, facts out; the folder itself is opened by ``health.check_folder``.
+Pure: names and unpickled objects in, facts out; the folder itself is opened by ``passes.folders.check_folder``.
 
 | kind | listed in | complete when |
 |---|---|---|
@@ -84,15 +84,17 @@ def describe_dcp(root: Inert, facts: Facts) -> None:
     flat = _saved_flat(state.get("planner_data"))
     prefixes = {} if flat else {name: match[0] for name in names if (match := _MODEL.match(name)) is not None}
     tensors = []
+    unread = 0
     for name in names:
         shape, dtype = shape_of(_field(entries[name], "size")), _dtype(entries[name])
         belongs = name in prefixes if prefixes else flat or _OPTIMIZER.match(name) is None
         if shape is None or dtype is None:
             if isinstance(entries[name], Inert) and type(entries[name]).qualname == "TensorStorageMetadata":
                 facts.warnings.append(f"the tensor {text(name)[:100]} is not described as torch does it")
+                unread += belongs
         elif belongs:
             tensors.append(TensorFacts(text(name.removeprefix(prefixes.get(name, ""))), shape, dtype))
-    _describe_tensors(tensors, facts)
+    _describe_tensors(tensors, facts, unread)
     facts.has_optimizer = not flat and any(_OPTIMIZER.match(name) for name in names)
     # Without an optimiser it may as well be a plain state dict of somebody's, which nothing else ever follows.
     from_lightning = [_LIGHTNING.match(name) for name in names]
@@ -100,7 +102,7 @@ def describe_dcp(root: Inert, facts: Facts) -> None:
     _describe_files(state.get("storage_data"), facts)
 
 
-def _describe_tensors(tensors: list[TensorFacts], facts: Facts) -> None:
+def _describe_tensors(tensors: list[TensorFacts], facts: Facts, unread: int) -> None:
     if not tensors:
         facts.warnings.append(NO_STATE_DICT)
         return
@@ -108,7 +110,7 @@ def _describe_tensors(tensors: list[TensorFacts], facts: Facts) -> None:
     if len(tensors) > TENSORS_MAX:
         facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
     facts.role = "model"
-    describe_plain_tensors(tensors, facts)
+    describe_plain_tensors(tensors, facts, unread)
 
 
 def _saved_flat(planner_data: Any) -> bool:

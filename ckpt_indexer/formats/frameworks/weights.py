@@ -16,6 +16,7 @@ Several models in one file are listed one by one, each counted by itself. An ave
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, ModelFacts, TensorFacts
@@ -47,9 +48,12 @@ if TYPE_CHECKING:
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
 MODELS_MAX = 20  # in one file
 DEPTH_MAX = 4  # of dicts in dicts with tensors in them
+KEY_MAX = 200  # characters of a key that is looked at
+SEARCHED_MAX = 500_000  # values of one file that are looked at in search of weights
 LOOKED_INTO_MAX = 1_000  # values of an object that is no tensor, in search of one
 EMPTY_KEYS = ("state_dict", "model_state_dict", "model")  # an empty dict under one is an empty state dict
 NEARLY_ALL = 0.9  # of the root's values, for the root to be a state dict
+_NO_PARTS = frozenset(("state", "dict", "model", "module", "net", "network", "weights", "params", "student"))
 _REFS = (TensorRef, TypedTensorRef, ParameterRef)
 _PARAMETER_ENDS = (".weight", ".bias", "_weight", "_bias", ".running_mean", ".weight_g")
 
@@ -78,7 +82,8 @@ def find_models(root: dict[Any, Any]) -> list[StateDict] | None:
     lightning = as_dict(root.get("state_dict"))
     if lightning is not None and "pytorch-lightning_version" in root:
         return [StateDict("state_dict", lightning)]
-    found = _homes(root) or _homes(as_dict(root.get("state")) or {})
+    search = _Search()
+    found = search.homes(root) or search.homes(as_dict(root.get("state")) or {})
     if not found:
         empty = next((key for key in EMPTY_KEYS if isinstance(root.get(key), dict) and not root[key]), None)
         if empty is not None:
@@ -100,19 +105,6 @@ def joined(models: list[StateDict]) -> dict[Any, Any]:
     return {f"{model.name}.{name}": value for model in models for name, value in dict.items(model.weights)}
 
 
-def _homes(mapping: dict[Any, Any]) -> list[StateDict]:
-    found: list[StateDict] = []
-    for key, value in dict.items(mapping):
-        if type(value) in _REFS or not isinstance(value, dict | list | tuple | Inert) or not isinstance(key, str):
-            continue
-        if len(found) == MODELS_MAX or len(key) > 200 or _is_no_model(key):
-            continue
-        weights = _weights_in(value)
-        if weights and (_is_home(key) or any(str(name).endswith(_PARAMETER_ENDS) for name in dict.keys(weights))):
-            found.append(StateDict(text(key), weights))
-    return found
-
-
 def _is_no_model(key: str) -> bool:
     return any(word in NO_MODEL_WORDS or word.startswith(("optim", "sched")) for word in words_of(key))
 
@@ -122,29 +114,62 @@ def _is_home(key: str) -> bool:
     return key in MODEL_KEYS or words[-2:] == ("state", "dict") or not MODEL_WORDS.isdisjoint(words)
 
 
-def _weights_in(value: Any, depth: int = 0) -> dict[Any, Any] | None:
-    """Return the state dict that *value* is or holds; ``None`` where it holds no tensor, or is an optimizer's."""
-    module = state_dict_of_module(value)
-    if module is not None:
-        return module
-    if isinstance(value, list | tuple):
-        return {str(i): each for i, each in enumerate(value)} if value and _are_parameters(value) else None
-    mapping = as_dict(value)
-    if mapping is None or "param_groups" in mapping or depth == DEPTH_MAX:
-        return None
-    if any(_is_tensor(each) or holds_tensor(each) for each in dict.values(mapping) if not _is_plain(each)):
-        return mapping
-    for key in MODEL_KEYS:
-        if key in mapping and (inner := _weights_in(mapping[key], depth + 1)):
-            return inner
-    parts = {
-        key: inner
-        for key, each in dict.items(mapping)
-        if isinstance(key, str) and not _is_no_model(key) and (inner := _weights_in(each, depth + 1))
-    }
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    return {f"{key}.{name}": each for key, inner in parts.items() for name, each in dict.items(inner)} or None
+class _Search:
+    """The search for state dicts in one file: each container is looked into once, and not more than so many values."""
+
+    def __init__(self) -> None:
+        self._left = SEARCHED_MAX
+        self._known: dict[int, dict[Any, Any] | None] = {}  # by the container's id; the file's graph keeps it alive
+
+    def homes(self, mapping: dict[Any, Any]) -> list[StateDict]:
+        """Find the models under the keys of *mapping*."""
+        found: list[StateDict] = []
+        for key, value in dict.items(mapping):
+            if type(value) in _REFS or not isinstance(value, dict | list | tuple | Inert) or not isinstance(key, str):
+                continue
+            if len(found) == MODELS_MAX or len(key) > KEY_MAX or _is_no_model(key):
+                continue
+            weights = self._weights_in(value)
+            if weights and (_is_home(key) or any(str(name).endswith(_PARAMETER_ENDS) for name in dict.keys(weights))):
+                found.append(StateDict(text(key), weights))
+        return found
+
+    def _weights_in(self, value: Any, depth: int = 0) -> dict[Any, Any] | None:
+        """Return the state dict that *value* is or holds; ``None`` where it holds no tensor, or is an optimizer's."""
+        if id(value) not in self._known:
+            self._known[id(value)] = None  # while it is looked into: a cycle ends here
+            self._known[id(value)] = self._look_into(value, depth)
+        return self._known[id(value)]
+
+    def _look_into(self, value: Any, depth: int) -> dict[Any, Any] | None:
+        module = state_dict_of_module(value)
+        if module is not None:
+            return module
+        if isinstance(value, list | tuple):
+            return {str(i): each for i, each in enumerate(value)} if value and _are_parameters(value) else None
+        mapping = as_dict(value)
+        if mapping is None or "param_groups" in mapping or depth == DEPTH_MAX or self._left <= 0:
+            return None
+        self._left -= len(mapping)
+        if any(_is_tensor(each) or self._holds_tensor(each) for each in dict.values(mapping) if not _is_plain(each)):
+            return mapping
+        for key in MODEL_KEYS:
+            if key in mapping and (inner := self._weights_in(mapping[key], depth + 1)):
+                return inner
+        parts = {
+            key: inner
+            for key, each in dict.items(mapping)
+            if isinstance(key, str) and not _is_no_model(key) and (inner := self._weights_in(each, depth + 1))
+        }
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        names = ((f"{key}.{name}", each) for key, inner in parts.items() for name, each in dict.items(inner))
+        return dict(islice(names, TENSORS_MAX + 1)) or None
+
+    def _holds_tensor(self, value: Any) -> bool:
+        looked_into, found = _tensor_below(value, min(self._left, LOOKED_INTO_MAX))
+        self._left -= looked_into
+        return found
 
 
 def _is_state_dict(root: dict[Any, Any]) -> bool:
@@ -183,12 +208,21 @@ def _without_copies(models: list[StateDict]) -> list[StateDict]:
     originals = [m for m in originals if m not in general[1:] or not any(_same_names(m, other) for other in general)]
     kept: list[StateDict] = []
     for model in models:
-        others = [*originals, *kept]
-        is_average = bool(originals) and not AVERAGE_WORDS.isdisjoint(words_of(model.name))
-        is_copy = is_average or any(_same_names(model, each) for each in others)
-        if model in originals or not others or not is_copy:
+        if model in originals or not any(_is_copy(model, each) for each in originals or kept):
             kept.append(model)
     return kept
+
+
+def _is_copy(model: StateDict, other: StateDict) -> bool:
+    """Return whether a model that may be a copy is one of *other*: of the same part, and an average or of its names."""
+    one, two = _part_of(model), _part_of(other)
+    is_average = not AVERAGE_WORDS.isdisjoint(words_of(model.name)) and AVERAGE_WORDS.isdisjoint(words_of(other.name))
+    return (not one or not two or one == two) and (is_average or _same_names(model, other))
+
+
+def _part_of(model: StateDict) -> tuple[str, ...]:
+    """Return which part of a model this is by its key: ``ema_encoder_state_dict`` is the encoder."""
+    return tuple(word for word in words_of(model.name) if word not in COPY_WORDS and word not in _NO_PARTS)
 
 
 def _same_names(a: StateDict, b: StateDict) -> bool:
@@ -299,19 +333,24 @@ def _kind(value: Any) -> str:
 
 def holds_tensor(value: Any) -> bool:
     """Return whether an object, or a container, has a tensor somewhere in it."""
-    waiting, left = [value], LOOKED_INTO_MAX
-    while waiting and left > 0:
-        left -= 1
+    return _tensor_below(value, LOOKED_INTO_MAX)[1]
+
+
+def _tensor_below(value: Any, most: int) -> tuple[int, bool]:
+    """Return how many values were looked at, at most so many, and whether one was a tensor."""
+    waiting, count = [value], 0
+    while waiting and count < most:
+        count += 1
         each = waiting.pop()
         if type(each) in _REFS:
-            return True
+            return count, True
         if isinstance(each, Inert):
             waiting += [*each.args, each.state, *each.items, *(item for _, item in each.pairs)]
         elif isinstance(each, dict):
             waiting += dict.values(each)
         elif isinstance(each, list | tuple):
             waiting += each
-    return False
+    return count, False
 
 
 def partitioned_of(mapping: dict[Any, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -362,13 +401,18 @@ def count_elements(tensors: list[Tensor]) -> dict[str, int]:
     return counts
 
 
-def describe_plain_tensors(tensors: list[TensorFacts], facts: Facts) -> None:
-    """Fill in the counts of tensors that share no memory, from a list that is complete."""
+def describe_plain_tensors(tensors: list[TensorFacts], facts: Facts, unread: int = 0) -> None:
+    """Fill in the counts of tensors that share no memory; *unread* is how many more there are that cannot be read."""
+    if unread:
+        facts.warnings.append(f"{unread} of its tensors cannot be read: how many parameters there are is not known")
+        return
     total: dict[str, int] = {}
     for tensor in tensors:
         total[tensor.dtype] = total.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    if sum(total.values()) <= ELEMENTS_MAX:  # more is a lie, of a dtype whose size is not known
-        facts.parameters, facts.dtypes, facts.weights_bytes = sum(total.values()), total, bytes_of_elements(total)
+    if sum(total.values()) > ELEMENTS_MAX:
+        facts.warnings.append("the sizes of its tensors are implausible")
+        return
+    facts.parameters, facts.dtypes, facts.weights_bytes = sum(total.values()), total, bytes_of_elements(total)
 
 
 def bytes_of_elements(counts: dict[str, int]) -> int:

@@ -153,6 +153,14 @@ def test_the_optimizers_bytes_are_those_of_its_tensors() -> None:
     assert facts_of({"model": weights()}).optimizer_bytes is None
 
 
-def test_a_large_vocabulary_costs_no_search() -> None:
+def test_dicts_that_are_shared_many_times_are_looked_into_once() -> None:
+    nested: Any = weights()
+    for _ in range(4):
+        nested = dict.fromkeys((f"k{i}" for i in range(200)), nested)  # 1.6 billion ways
+    facts = facts_of({"model": weights(1), "tree": nested})
+    assert (facts.parameters, facts.models) == (58, [])
+
+
+def test_a_large_vocabulary_is_no_model_and_no_metric() -> None:
     facts = facts_of({"model": weights(), "vocab": {f"word{i}": i for i in range(50_000)}})
     assert (facts.parameters, facts.metrics) == (58, {})
