@@ -43,15 +43,25 @@ SETTING_WORDS = _words(
     gpu gpus node nodes port world layers width depth dim dims len length count num weight weights scale threshold
     thresh thr alpha beta gamma lambda coef eps margin temperature interval every freq frequency split fraction
     ratio patience tolerance delta warmup decay target bits smoothing accumulation accum shuffle limit duration
-    runtime percent pct percentage images start end period mode prob probability kl threads
+    runtime subset set res resolution crop year subject patient cycle rate holdout stride only nfe beam speaker
+    speakers hours files file percent pct percentage images start end period mode prob probability kl threads
     """
 )
-BEST_WORDS = _words("best lowest highest")  # of the run, not of this checkpoint
+BEST_WORDS = _words("best lowest highest peak record")  # of the run, not of this checkpoint
 EXTREME_WORDS = _words("min max minimum maximum")  # the same behind a metric's name; before one, mostly a limit
 REACHED_WORDS = _words("loss acc accuracy")  # but for these: ``min_val_loss``, ``max_accuracy``
 
+# The first word of numbers that are a setting, or another checkpoint's.
+FOREIGN_WORDS = _words(
+    """
+    num n use target lambda alpha beta gamma weight w nms match label top previous prev old initial init
+    """
+)
+
 # A dict of numbers holds metrics if its key has one of these as a word …
 METRIC_GROUP_WORDS = _words("metric metrics result results score scores")
+STRONG_GROUP_WORDS = _words("metric metrics result results")  # any number in one is a metric
+NO_METRIC_WORDS = _words("vocab vocabulary token tokens label labels class classes word words file files")
 # … or begins with what it was measured on, unless its last word says that it holds something else.
 NO_GROUP_WORDS = (
     _words(
@@ -117,6 +127,10 @@ STEP_PATHS = (
     "total_steps",
 )  # fmt: skip - the last ones may be how many there are to be: only where nothing else is said
 
+# Names of counts that may be how many there are to be: not where such settings stand beside them.
+PLANNED = _words("epochs steps iterations total_steps")
+PLANS = _words("lr learning_rate batch_size timesteps sampler cfg_scale num_epochs max_epochs max_steps")
+
 # Where the weights stand: one model, by the names under which training loops save it.
 MODEL_KEYS = (
     "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "net_state_dict", "weights",
@@ -133,15 +147,16 @@ MODEL_WORDS = _words(
 # Averages of a model: never a second one.
 AVERAGE_WORDS = _words("ema swa shadow averaged averaging avg target")
 # The same, and what may be a copy: it is where it has the same names as what stands beside it.
-COPY_WORDS = AVERAGE_WORDS | _words("teacher best current")
-# What is no model, whatever tensors it holds.
+COPY_WORDS = AVERAGE_WORDS | _words("teacher best current init initial prev previous old last reference ref")
+# What is no model, whatever tensors it holds …
 NO_MODEL_WORDS = _words(
     """
     optim optimizer optimizers optimiser opt scheduler schedulers scaler loss losses criterion rng random callbacks
-    loops buffer replay sampler center queue stats statistics metrics args config history embeddings data dataset
-    fragments
+    loops buffer replay sampler fragments args config
     """
 )
+# … and what is none unless it has parameters' names.
+DOUBTFUL_WORDS = _words("center queue stats statistics metrics history embeddings data dataset")
 
 # Settings that the user gave: hyper-parameters, wherever training loops put them.
 HYPER_PARAMETER_KEYS = (
@@ -153,11 +168,8 @@ HYPER_PARAMETER_KEYS = (
 # The names under which the model's architecture stands.
 ARCHITECTURE_KEYS = ("arch", "architecture", "model_name", "model_arch", "model_type", "model")
 # One of these words in a key, where there is no model, says that training needs the file to go on.
-TRAINING_WORDS = _words(
-    """
-    rng random optim optimizer scheduler sched scaler sampler loops epoch step iteration arguments args
-    """
-)
+TRAINING_WORDS = _words("rng random optim optimizer scheduler sched scaler sampler loops arguments args")
+TRAINING_KEYS = _words("last_epoch _step_count param_groups")  # the same of whole keys: a scheduler's, an optimizer's
 RANDOM_WORDS = _words("rng random")
 RANDOM_KEYS = _words(
     "python numpy cpu cuda torch xla npu mps hpu mlu global_state"
@@ -191,7 +203,7 @@ def is_metric_name(name: str) -> bool:
     [False, False, False, False, False, False, False]
     """
     words = words_of(name)
-    if not words or metric_of_best(name) is not None or BEST_WORDS & set(words) or words[0] in EXTREME_WORDS:
+    if not words or is_of_run(name) or (len(words) > 1 and words[0] in FOREIGN_WORDS):
         return False
     words = words[:-1] if len(words) > 1 and len(words[-1]) == 1 and words[-1] not in METRIC_WORDS else words  # "(B)"
     first, last = words[0], words[-1]
@@ -249,7 +261,7 @@ def metric_of_best(name: str) -> str | None:
     if at is None:
         return None
     left = "".join(parts[2:] if at == 0 else parts[:-2])
-    left = re.sub(r"^(?:model_score|so_far|model)$", "", left)
+    left = re.sub(r"^(?:model_score|so_far|model|checkpoint_callback)$", "", left)
     if mark in BEST_WORDS:
         return left
     is_reached = at > 0 or words[-1] in REACHED_WORDS
@@ -270,10 +282,22 @@ def is_metric_group(key: str) -> bool:
     [False, False, False, False, False, False]
     """
     words = words_of(key)
-    if not words or BEST_WORDS & set(words) or words[-1] in NO_GROUP_WORDS:
+    if not words or is_of_run(key) or words[-1] in NO_GROUP_WORDS or not NO_METRIC_WORDS.isdisjoint(words):
         return False
     return (
         words[-1] in METRIC_GROUP_WORDS or words[0] in HELD_OUT or (words[0] in METRIC_GROUP_WORDS and len(words) > 1)
+    )
+
+
+def is_of_run(name: str) -> bool:
+    """Return whether a number of this name is the run's best, or a limit, and no value of this checkpoint.
+
+    >>> [is_of_run(n) for n in ("best_f1", "max_acc", "val_loss_best", "peak_acc", "acc")]
+    [True, True, True, True, False]
+    """
+    words = words_of(name)
+    return bool(words) and (
+        metric_of_best(name) is not None or not BEST_WORDS.isdisjoint(words) or words[0] in EXTREME_WORDS
     )
 
 

@@ -25,12 +25,13 @@ from ckpt_indexer.formats.frameworks.weights import (
 )
 from ckpt_indexer.formats.pickles.modules import state_dict_of_module
 from ckpt_indexer.formats.pickles.plain import Plainer, text
-from ckpt_indexer.formats.pickles.unpickle import Inert
+from ckpt_indexer.formats.pickles.unpickle import Inert, TensorRef, TypedTensorRef
 from ckpt_indexer.formats.vocabulary import (
     ARCHITECTURE_KEYS,
     HYPER_PARAMETER_KEYS,
     RANDOM_KEYS,
     RANDOM_WORDS,
+    TRAINING_KEYS,
     TRAINING_WORDS,
     words_of,
 )
@@ -88,7 +89,8 @@ def _models_of_object(root: Any, facts: Facts) -> list[StateDict] | None:
     """Return the model that a root is which is no dict: a whole module, a list of tensors."""
     module = state_dict_of_module(root)
     if module is None and isinstance(root, list | tuple):
-        return find_models({"model": root})
+        is_data = all(isinstance(each, TensorRef | TypedTensorRef) for each in root)  # and no parameter
+        return None if is_data else find_models({"model": root})
     if module is None:
         facts.warnings.append(f"the checkpoint is no dict but {kind_of(root)}")
     return None if module is None else [StateDict("", module)]
@@ -117,7 +119,10 @@ def _describe_role(root: Any, mapping: dict[Any, Any], models: list[StateDict] |
     words = {word for key in (*keys, name) for word in words_of(key)}
     if not RANDOM_WORDS.isdisjoint(words):  # a step beside them counts what was accumulated (accelerate)
         facts.epoch = facts.global_step = None
-    is_state = facts.has_optimizer or not TRAINING_WORDS.isdisjoint(words) or (keys and keys <= RANDOM_KEYS)
+    is_state = (
+        not TRAINING_WORDS.isdisjoint(words) or not TRAINING_KEYS.isdisjoint(keys) or (keys and keys <= RANDOM_KEYS)
+    )
+    is_state = is_state or facts.has_optimizer
     facts.role = "training-state" if is_state else "other"
 
 

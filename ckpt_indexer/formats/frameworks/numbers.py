@@ -17,11 +17,17 @@ from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef
 from ckpt_indexer.formats.vocabulary import (
     BEST_HOLDERS,
     EPOCH_PATHS,
+    HELD_OUT,
+    PLANNED,
+    PLANS,
     STEP_PATHS,
+    STRONG_GROUP_WORDS,
     is_metric_group,
     is_metric_name,
+    is_of_run,
     is_setting_name,
     metric_of_best,
+    words_of,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
 SCALAR_NODES = 20  # of an object that is a number, such as numpy's
 METRICS_MAX = 1_000  # numbers taken from the checkpoint's own dicts
-BITS = (8, 16, 32, 64)  # a root's "precision" of so many is that of its numbers
+BITS = (8, 16, 32, 64)
 METRIC_NAME_MAX = 200  # characters; each is repeated in the index
 TEXT_MAX = 1_000  # characters of the path of the run's best checkpoint
 
@@ -91,7 +97,7 @@ def describe_counts(mapping: dict[Any, Any], facts: Facts, fetch: Fetch) -> None
 def _count(mapping: dict[Any, Any], paths: tuple[str, ...], facts: Facts, fetch: Fetch) -> int | None:
     for path in paths:
         found, value = _at(mapping, path)
-        if not found or value is None:
+        if not found or value is None or (path in PLANNED and not PLANS.isdisjoint(mapping)):
             continue
         count = as_count(number(value, fetch))
         if count is not None:
@@ -135,21 +141,29 @@ def metrics_of(mapping: dict[Any, Any], fetch: Fetch) -> dict[str, dict[str, flo
             continue
         if (group := as_dict(value)) is not None:
             numbers = dict(_numbers_in(group, fetch, left)) if is_metric_group(key) else {}
-            if numbers:
+            if numbers and (_is_certain(key) or any(map(is_metric_name, numbers))):
                 found[text(key)] = numbers
                 left -= len(numbers)
         elif left > 0 and is_metric_name(key) and (own := number(value, fetch)) is not None:
             if key.lower() == "precision" and own in BITS:
-                continue
+                continue  # of its numbers
             found.setdefault("", {})[text(key)] = float(own)
             left -= 1
     return found
+
+
+def _is_certain(key: str) -> bool:
+    """Return whether any number under a group's key is a metric: ``test`` and ``scores`` alone may hold anything."""
+    words = words_of(key)
+    return not STRONG_GROUP_WORDS.isdisjoint(words) or (len(words) > 1 and {words[0]} <= HELD_OUT and "scores" in words)
 
 
 def _numbers_in(group: dict[Any, Any], fetch: Fetch, left: int, prefix: str = "") -> Iterator[tuple[str, float]]:
     """Yield the numbers of a dict, and those of the dicts in it under ``name/inner``, at most *left*."""
     for name, value in dict.items(group):
         if not _is_name(name) or left <= 0:
+            continue
+        if is_of_run(name):
             continue
         inner = None if prefix else as_dict(value)
         if inner is not None:

@@ -36,6 +36,7 @@ from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef
 from ckpt_indexer.formats.vocabulary import (
     AVERAGE_WORDS,
     COPY_WORDS,
+    DOUBTFUL_WORDS,
     MODEL_KEYS,
     MODEL_WORDS,
     NO_MODEL_WORDS,
@@ -46,12 +47,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
-MODELS_MAX = 20  # in one file
-DEPTH_MAX = 4  # of dicts in dicts with tensors in them
+MODELS_MAX = 1_000  # in one file
+DEPTH_MAX = 8  # of dicts in dicts with tensors in them
 KEY_MAX = 200  # characters of a key that is looked at
 SEARCHED_MAX = 500_000  # values of one file that are looked at in search of weights
 LOOKED_INTO_MAX = 1_000  # values of an object that is no tensor, in search of one
 EMPTY_KEYS = ("state_dict", "model_state_dict", "model")  # an empty dict under one is an empty state dict
+PARAMETERS_MIN = 8  # tensors of parameters' names in a root, whatever else is there, are a model
 NEARLY_ALL = 0.9  # of the root's values, for the root to be a state dict
 _NO_PARTS = frozenset(("state", "dict", "model", "module", "net", "network", "weights", "params", "student"))
 _REFS = (TensorRef, TypedTensorRef, ParameterRef)
@@ -82,13 +84,15 @@ def find_models(root: dict[Any, Any]) -> list[StateDict] | None:
     lightning = as_dict(root.get("state_dict"))
     if lightning is not None and "pytorch-lightning_version" in root:
         return [StateDict("state_dict", lightning)]
+    if _is_state_dict(root):
+        return [StateDict("", root)]
     search = _Search()
     found = search.homes(root) or search.homes(as_dict(root.get("state")) or {})
     if not found:
         empty = next((key for key in EMPTY_KEYS if isinstance(root.get(key), dict) and not root[key]), None)
         if empty is not None:
             return [StateDict(empty, {})]
-        return [StateDict("", root)] if _is_state_dict(root) else None
+        return None
     return _without_copies(found)
 
 
@@ -106,12 +110,18 @@ def joined(models: list[StateDict]) -> dict[Any, Any]:
 
 
 def _is_no_model(key: str) -> bool:
-    return any(word in NO_MODEL_WORDS or word.startswith(("optim", "sched")) for word in words_of(key))
+    return _is_training_state(key) or not NO_MODEL_WORDS.isdisjoint(words_of(key))
+
+
+def _is_training_state(key: str) -> bool:
+    """Return whether what stands under a key is another object's, also inside a model."""
+    return len(key) > KEY_MAX or any(word.startswith(("optim", "sched")) for word in words_of(key))
 
 
 def _is_home(key: str) -> bool:
     words = words_of(key)
-    return key in MODEL_KEYS or words[-2:] == ("state", "dict") or not MODEL_WORDS.isdisjoint(words)
+    is_named = key in MODEL_KEYS or words[-2:] == ("state", "dict") or not MODEL_WORDS.isdisjoint(words)
+    return is_named and DOUBTFUL_WORDS.isdisjoint(words)
 
 
 class _Search:
@@ -130,7 +140,7 @@ class _Search:
             if len(found) == MODELS_MAX or len(key) > KEY_MAX or _is_no_model(key):
                 continue
             weights = self._weights_in(value)
-            if weights and (_is_home(key) or any(str(name).endswith(_PARAMETER_ENDS) for name in dict.keys(weights))):
+            if weights and (_is_home(key) or any(map(is_parameter_name, dict.keys(weights)))):
                 found.append(StateDict(text(key), weights))
         return found
 
@@ -146,7 +156,9 @@ class _Search:
         if module is not None:
             return module
         if isinstance(value, list | tuple):
-            return {str(i): each for i, each in enumerate(value)} if value and _are_parameters(value) else None
+            if value and all(map(_is_tensor, value)):
+                return {str(i): each for i, each in enumerate(value)}
+            value = {str(i): each for i, each in enumerate(value)} if value else {}  # a list of state dicts
         mapping = as_dict(value)
         if mapping is None or "param_groups" in mapping or depth == DEPTH_MAX or self._left <= 0:
             return None
@@ -159,7 +171,7 @@ class _Search:
         parts = {
             key: inner
             for key, each in dict.items(mapping)
-            if isinstance(key, str) and not _is_no_model(key) and (inner := self._weights_in(each, depth + 1))
+            if isinstance(key, str) and not _is_training_state(key) and (inner := self._weights_in(each, depth + 1))
         }
         if len(parts) == 1:
             return next(iter(parts.values()))
@@ -173,22 +185,32 @@ class _Search:
 
 
 def _is_state_dict(root: dict[Any, Any]) -> bool:
-    """Return whether nearly all values are tensors, and not such of integers without a parameter's name."""
-    tensors = [tensor for value in dict.values(root) if (tensor := parse_tensor(value) or parse_array(value))]
-    named = sum(1 for name in root if isinstance(name, str) and not _is_no_model(name))
-    has_names = any(str(name).endswith(_PARAMETER_ENDS) for name in root)
-    is_data = not has_names and not all(_is_floating(tensor.dtype) for tensor in tensors)
-    return bool(tensors) and not is_data and bool(named) and len(tensors) >= NEARLY_ALL * len(root)
+    """Return whether the root is a state dict: nearly all its values are weights, or most, under parameters' names."""
+    if not any(map(_is_tensor, dict.values(root))):  # asked first: nearly no root has a tensor
+        return False
+    names = [name for name, value in dict.items(root) if _is_tensor(value) or _is_packed(value)]
+    with_names = [name for name in names if is_parameter_name(name)]
+    return any(_ends_as_parameter(name) for name in with_names) and (
+        len(names) >= NEARLY_ALL * len(root) or 2 * len(with_names) > len(root) or len(with_names) >= PARAMETERS_MIN
+    )
 
 
-def _are_parameters(values: list[Any] | tuple[Any, ...]) -> bool:
-    """Return whether all are tensors of numbers that can be trained; images and labels are integers."""
-    tensors = [parse_tensor(value) or parse_array(value) for value in values if not _is_plain(value)]
-    return len(tensors) == len(values) and all(each is not None and _is_floating(each.dtype) for each in tensors)
+def _is_packed(value: Any) -> bool:
+    """Return whether a value is one of a state dict's that is no tensor itself: packed weights, a module's state."""
+    return isinstance(value, tuple | Inert) and holds_tensor(value)
 
 
-def _is_floating(dtype: str) -> bool:
-    return "float" in dtype or dtype.startswith(("complex", "qint", "quint"))
+def is_parameter_name(name: Any) -> bool:
+    """Return whether a tensor of this name is a model's.
+
+    >>> [is_parameter_name(name) for name in ("conv1.weight", "bias", "0.scale", "features", "rng_state", 3)]
+    [True, True, True, False, False, False]
+    """
+    return isinstance(name, str) and (_ends_as_parameter(name) or "." in name)
+
+
+def _ends_as_parameter(name: str) -> bool:
+    return name.endswith(_PARAMETER_ENDS) or name in ("weight", "bias")
 
 
 def _is_tensor(value: Any) -> bool:
@@ -204,8 +226,10 @@ def _is_plain(value: Any) -> bool:
 def _without_copies(models: list[StateDict]) -> list[StateDict]:
     """Leave out averages beside what they are averages of, unless nothing else is there."""
     originals = [model for model in models if COPY_WORDS.isdisjoint(words_of(model.name))]
-    general = [model for model in originals if model.name in MODEL_KEYS]  # "model" and "model_state_dict": one, twice
-    originals = [m for m in originals if m not in general[1:] or not any(_same_names(m, other) for other in general)]
+    general = next((model for model in originals if model.name in MODEL_KEYS), None)
+    if general is not None:  # what has all its names is the same model, or one number for each of its parameters
+        originals = [model for model in originals if model is general or not _same_names(model, general)]
+        models = [model for model in models if model is general or not _same_names(model, general)]
     kept: list[StateDict] = []
     for model in models:
         if model in originals or not any(_is_copy(model, each) for each in originals or kept):

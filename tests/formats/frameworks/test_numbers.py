@@ -50,6 +50,18 @@ NO_METRICS: dict[str, Any] = {
     "max_iou": 0.5,
     "min_score": 0.05,
     "val_loss_weight": 0.5,
+    "num_losses": 2,
+    "w_loss": 0.5,
+    "lambda_loss": 10,
+    "target_score": 0.5,
+    "nms_iou": 0.5,
+    "previous_loss": 0.5,
+    "val_crop": 224,
+    "test_speakers": 12,
+    "scores": {"the": -3.25},
+    "token_scores": {"acc": 0.5},
+    "val_files": {"a": 1},
+    "test": {"cat": 10},
     "loss": "cross_entropy",
 }
 
@@ -76,6 +88,8 @@ def test_a_number_without_a_metrics_name_is_none(key: str) -> None:
             {"metrics": {"f1": 0.5}},
         ),
         ({"valid": {"loss": 0.5}, "test_results": {"acc": 1}}, {"valid": {"loss": 0.5}, "test_results": {"acc": 1.0}}),
+        ({"metrics": {"f1": 0.5, "best_f1": 0.75, "max_acc": 0.75}}, {"metrics": {"f1": 0.5}}),
+        ({"results": {"best": {"acc": 0.75}, "acc": 0.5}}, {"results": {"acc": 0.5}}),
         ({"eval_scores": collections.defaultdict(float, x=0.5)}, {"eval_scores": {"x": 0.5}}),
     ],
 )
@@ -103,6 +117,8 @@ def test_a_number_is_a_metric_where_its_name_says_so(root: dict[str, Any], metri
         ({"best_epoch": 3, "best_params": {"lr": 0.1}, "max_steps": 5, "max_norm": 1.0}, None),
         ({"max_iou": 0.5, "max_kl": 0.01, "min_score": 0.1, "best_val_loss_epoch": 3}, None),
         ({"max_accuracy": 0.5}, RunBestFacts("accuracy", 0.5)),
+        ({"peak_acc": 0.5}, RunBestFacts("acc", 0.5)),
+        ({"checkpoint_callback_best": 0.5}, RunBestFacts(None, 0.5)),
     ],
 )
 def test_the_runs_best_is_nobodys_metric(root: dict[str, Any], best: RunBestFacts | None) -> None:
@@ -135,6 +151,9 @@ def test_lightnings_best_has_mode_and_path_although_its_key_holds_a_timedelta() 
         ({"state": {"timestamp": {"epoch": 1, "batch": 100}}}, 1, 100),
         ({"epoch": 2, "total_steps": 9, "epochs": 90}, 2, 9),
         ({"epochs": 100, "total_steps": 1000, "trainer": {"epoch": 7, "global_step": 50}}, 7, 50),
+        ({"epochs": 100, "lr": 0.1, "batch_size": 8}, None, None),
+        ({"steps": 50, "sampler": "ddim"}, None, None),
+        ({"epochs": 3, "steps": 7}, 3, 7),
         ({"scheduler": {"last_epoch": 5, "_step_count": 6}}, None, None),
         ({"epoch": None, "global_step": 0.5}, None, None),
         ({"epoch": True, "step": float("nan")}, None, None),

@@ -45,14 +45,30 @@ ADAM_BYTES = 58 * 2 * 4 + 4 * 4  # two moments of each parameter, a step of each
         {"model": weights(), "model_state_dict": weights(1), "best_model": weights(2)},
         {"generator": weights(), "g_optim": OPTIMIZER.state_dict()},
         {"model": {name: value.numpy() for name, value in weights().items()}},
-        [*weights().values()],
+        [*MODEL.parameters()],
+        {"models": [weights()], "epoch": 2},
+        {**weights(), "epoch": 3, "note": "x"},
+        {"model": weights(), "init_state_dict": weights(1), "grads": weights(2), "mask": weights(3)},
+        {"model": weights(), "weight_decay": dict.fromkeys(weights(), torch.tensor(0.5))},
+        {
+            "model": {
+                "language_model": {
+                    "embedding": {"word_embeddings": {"weight": torch.ones(5, 2)}},
+                    "encoder": {"a.weight": torch.ones(6, 4), "a.bias": torch.ones(12), "b.weight": torch.ones(12)},
+                }
+            }
+        },
+        {
+            "state_dict_backbone": {"0.weight": torch.ones(6, 4), "0.bias": torch.ones(24)},
+            "state_dict_softmax_fc": {"weight": torch.ones(10)},
+        },
     ],
     ids=lambda root: "+".join(root) if isinstance(root, dict) else "list",
 )
 def test_one_model_is_found_wherever_it_stands(root: Any) -> None:
     facts = facts_of(root)
     assert (facts.role, facts.parameters, facts.dtypes) == ("model", 58, {"float32": 58})
-    assert (facts.weights_bytes, facts.models, len(facts.tensors or ())) == (232, [], 4)
+    assert (facts.weights_bytes, sum(model.parameters for model in facts.models) in (0, 58)) == (232, True)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +104,13 @@ def test_several_models_are_listed_and_their_sum_is_said(root: dict[str, Any], m
             "training-state",
         ),
         ({"rng_state": torch.get_rng_state()}, "training-state"),
-        ({"epoch": 5, "center": torch.ones(1, 64)}, "training-state"),
+        ({"epoch": 5, "center": torch.ones(1, 64)}, "other"),
+        ({"features": torch.ones(9, 4), "labels": torch.ones(9)}, "other"),
+        ({"mean": torch.ones(3), "std": torch.ones(3)}, "other"),
+        ({"latents": torch.ones(3)}, "other"),
+        ([torch.ones(3), torch.ones(4)], "other"),
+        ({"string_to_param": {"*": torch.ones(2, 8)}, "step": 500}, "other"),
+        ({"criterion": {"weight": torch.ones(3)}, "lr": 0.1}, "other"),
         ({"word2idx": {"a": 0}}, "other"),
         ((torch.ones(9, 28, 28).byte(), torch.arange(9)), "other"),
         ({"images": torch.ones(9, 28, 28).byte(), "labels": torch.arange(9)}, "other"),
@@ -158,7 +180,17 @@ def test_dicts_that_are_shared_many_times_are_looked_into_once() -> None:
     for _ in range(4):
         nested = dict.fromkeys((f"k{i}" for i in range(200)), nested)  # 1.6 billion ways
     facts = facts_of({"model": weights(1), "tree": nested})
-    assert (facts.parameters, facts.models) == (58, [])
+    assert (facts.parameters, [model.name for model in facts.models]) == (116, ["model", "tree"])
+
+
+def test_parts_of_a_model_that_look_like_a_home_do_not_hide_the_rest() -> None:
+    packed = {f"l{i}.weight": torch.ones(2) for i in range(5)} | {"head.packed": [torch.ones(2)]}
+    assert facts_of(packed).parameters == 12
+    assert facts_of({**weights(), "extra_params": {"z": torch.ones(5)}}).parameters == 63
+    embedded = {"embeddings": {"weight": torch.ones(5, 2)}, "encoder": weights()}
+    assert [model.parameters for model in facts_of(embedded).models] == [10, 58]
+    many = {f"model{i}": {f"{i}.weight": torch.ones(2)} for i in range(25)}
+    assert facts_of(many).parameters == 50
 
 
 def test_a_large_vocabulary_is_no_model_and_no_metric() -> None:
