@@ -152,7 +152,8 @@ COPY_WORDS = AVERAGE_WORDS | _words("teacher best current init initial prev prev
 NO_MODEL_WORDS = _words(
     """
     optim optimizer optimizers optimiser opt scheduler schedulers scaler loss losses criterion rng random callbacks
-    loops buffer replay sampler fragments args config
+    loops buffer replay sampler fragments args config importance fisher grad grads gradient gradients mask masks decay
+    momentum lr
     """
 )
 # … and what is none unless it has parameters' names.

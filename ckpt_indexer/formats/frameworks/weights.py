@@ -110,7 +110,7 @@ def joined(models: list[StateDict]) -> dict[Any, Any]:
 
 
 def _is_no_model(key: str) -> bool:
-    return _is_training_state(key) or not NO_MODEL_WORDS.isdisjoint(words_of(key))
+    return key == "state" or _is_training_state(key) or not NO_MODEL_WORDS.isdisjoint(words_of(key))
 
 
 def _is_training_state(key: str) -> bool:
