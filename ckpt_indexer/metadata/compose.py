@@ -12,7 +12,7 @@ import msgspec
 from pydantic import BaseModel
 
 from ckpt_indexer import __version__
-from ckpt_indexer.metadata.belonging import Near, Own, weigh
+from ckpt_indexer.metadata.belonging import Near, Own, judge_nearby
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.encoder import recognise_encoder
@@ -99,10 +99,10 @@ def compose(
     """Build a checkpoint's document.
 
     From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
-    Of configuration and run, which were found near it, that counts which it does not contradict (``belonging``).
+    The configuration and the run are those found near it; one that is not its own is not used (``belonging``).
     *twin* is the score of another checkpoint that is the same save; it counts where this one has none of its own.
     """
-    tiers, warnings = _weighed(key, link_target, fingerprint, facts, config, run)
+    tiers, warnings = _tiers_of(key, link_target, fingerprint, facts, config, run)
     metrics, score, metrics_source = _metrics(tiers)
     score, score_of = _with_twin(score, twin, metrics)
     model, model_source = _model(tiers)
@@ -144,7 +144,7 @@ def compose(
     )  # fmt: skip
 
 
-def _weighed(
+def _tiers_of(
     key: Key, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None, run: Run | None
 ) -> tuple[_Tiers, list[str]]:
     """Build the tiers without what is not the checkpoint's own; return also the warnings."""
@@ -152,7 +152,7 @@ def _weighed(
     near = None if config is None else Near(config.path, config.content, config.fingerprint[1])
     told = embedded or Embedded()
     own = Own(key, facts, fingerprint[1], told.wandb_run_id, told.config_path)
-    belonging = weigh(own, near, run)
+    belonging = judge_nearby(own, near, run)
     config, run = config if belonging.has_config else None, run if belonging.has_run else None
     names: list[str] = [key] if link_target is None else [link_target, key]
     in_names, name_warnings = _named(names, facts, run)

@@ -12,7 +12,7 @@ Which run a checkpoint belongs to, in this order, and otherwise to none:
 3. ``wandb/`` stands in the checkpoint's own run folder (its experiment's, or where its configuration is), holds the
    folders of one id only, and the run began before the checkpoint was written.
 
-Other things lie there, too: what the checkpoint itself says against such a run is weighed in ``metadata.belonging``.
+Other things lie there, too: ``metadata.belonging`` compares what the checkpoint itself says with such a run.
 
 ``latest-run`` is never read: it names the run that began last, which says nothing about a checkpoint, and the names
 say that too.
