@@ -329,12 +329,11 @@ def _logged(facts: Facts, run: Run) -> Iterator[Finding]:
         if value is None or state.monitor is None:
             continue
         yield from _value(state.monitor, value, rows)
-        names = {name for row in run.rows for name in row.metrics}
         if later is None:
             continue
-        if not any(state.monitor in name for name in names):  # a logger may put a prefix or a suffix to it
+        if not any(state.monitor in name for name in run.metric_names):  # a logger may put a prefix or a suffix to it
             yield Finding(Bearing.UNLIKELY, f"the run never logged its {state.monitor}")
-        elif not rows and state.monitor in names:
+        elif not rows and state.monitor in run.metric_names:
             yield Finding(Bearing.CONTRADICTS, f"its {state.monitor} is {value:g}, the run logged nothing at its step")
 
 

@@ -293,7 +293,7 @@ def _named(names: list[str], facts: Facts, run: Run | None) -> tuple[NameFacts, 
     known = {state.monitor for state in facts.monitors if state.monitor is not None}
     known.update(name for group in facts.metrics.values() for name in group)
     if run is not None:
-        known.update(name for row in run.rows for name in row.metrics)
+        known.update(run.metric_names)
     read = [parse_name(name, known) for name in names]
     listed = listed_as(names, facts)
     others = [] if any(each.claim is Claim.OWN for each in listed) else listed

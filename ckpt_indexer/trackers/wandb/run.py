@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import posixpath
 import re
@@ -72,7 +73,7 @@ class RunPath(NamedTuple):
     id: str
 
 
-class Run(msgspec.Struct, kw_only=True):
+class Run(msgspec.Struct, kw_only=True, dict=True):
     """What is known of a run."""
 
     id: str
@@ -86,6 +87,11 @@ class Run(msgspec.Struct, kw_only=True):
     started_ns: int | None = None  # since 1970
     path: Key | None = None  # of its (oldest) folder, ``None`` if it is known from elsewhere
     fingerprint: Fingerprint | None = None
+
+    @functools.cached_property
+    def metric_names(self) -> frozenset[str]:
+        """Return the names in all rows; computed once, as the checkpoints of a run share it."""
+        return frozenset(name for row in self.rows for name in row.metrics)
 
     @property
     def run_path(self) -> RunPath | None:
