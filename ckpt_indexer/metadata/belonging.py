@@ -7,15 +7,15 @@ runs in one folder. Owns the findings (what is compared, and what follows from e
 |---|---|---|
 | CONTRADICTS | another encoder, decoder, head, architecture or monitor | the same; another id, value or step |
 | PROVES | | its id is in the checkpoint or its ``dirpath``; it logged the monitor's value at this step |
-| UNLIKELY | saved elsewhere; past ``max_epochs``; the run is not its own | saved elsewhere; before the run |
+| UNLIKELY | saved elsewhere; past ``max_epochs`` | saved elsewhere; before the run; it never logged the monitor |
 | YOUNGER | written after the checkpoint | |
 | ALIKE | the same encoder, architecture or monitor | |
 
 The first finding of this order that is there decides: not used, used, not used; what is younger is used only if it is
-alike. What nothing speaks about is used. An id that the training process wrote into the checkpoint is final: nothing
-else is asked of the run. A configuration that names the checkpoint's encoder or architecture, and is not younger, may
-have been saved elsewhere: the run's folder was renamed. One that has the checkpoint's own name is only ever
-contradicted. Pure.
+alike. What nothing speaks about is used. Where one of the two contradicts the checkpoint, the other is unlikely. An id
+that the training process wrote into the checkpoint is final: nothing else is asked of the run. A configuration that
+names the checkpoint's encoder or architecture, and is not younger, may have been saved elsewhere: the run's folder was
+renamed. One that has another name than ``config.yaml``, such as the checkpoint's own, is only ever contradicted. Pure.
 """
 
 from __future__ import annotations
