@@ -27,6 +27,7 @@ from ckpt_indexer.metadata.schema import (
     Metrics,
     Model,
     ModelPart,
+    Nearby,
     RunBestPart,
     Source,
     Tier,
@@ -138,6 +139,7 @@ def compose(
                 tiers, fingerprint, known_sources, score.value, score_of,
                 config_fingerprint=None if config is None else config.fingerprint,
                 wandb_fingerprint=None if run is None else run.fingerprint,
+                unused=_unused(tiers, config, run),
                 warnings=[*facts.warnings, *warnings],
             ),
         )
@@ -160,13 +162,24 @@ def _tiers_of(
     return tiers, [*belonging.warnings, *name_warnings]
 
 
+def _unused(tiers: _Tiers, config: Config | None, run: Run | None) -> list[Nearby]:
+    """Return which of the configuration and the run that were found are not the checkpoint's own."""
+    unused: list[Nearby] = []
+    if config is not None and tiers.config is None:
+        unused.append("config")
+    if run is not None and tiers.run is None:
+        unused.append("wandb")
+    return unused
+
+
 def _indexer_part(
     tiers: _Tiers, fingerprint: Fingerprint, sources: dict[str, Source], score: float | None, score_of: TwinPart | None,
-    *, config_fingerprint: Fingerprint | None, wandb_fingerprint: Fingerprint | None, warnings: list[str],
+    *, config_fingerprint: Fingerprint | None, wandb_fingerprint: Fingerprint | None,
+    unused: list[Nearby], warnings: list[str],
 ) -> IndexerPart:  # fmt: skip
     """Build what stands under ``indexer``: *sources* of the other parts, the score, the facts that have no part.
 
-    The fingerprints are of what was found near the checkpoint, used or not: when it changes, so may what is used.
+    The fingerprints are of what was found near the checkpoint, *unused* or not: when it changes, so may what is used.
     """
     facts, problem = tiers.facts, tiers.facts.problem
     source: Tier = "checkpoint"
@@ -180,6 +193,7 @@ def _indexer_part(
         fingerprint=fingerprint,
         config_fingerprint=config_fingerprint,
         wandb_fingerprint=wandb_fingerprint,
+        unused=unused,
         source=source,
         sources=sources,
         format=facts.format,

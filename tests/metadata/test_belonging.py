@@ -20,9 +20,12 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
+from ckpt_indexer.catalog import build_catalog
 from ckpt_indexer.formats.facts import Facts, LoggedRow, MonitorState, TensorFacts
 from ckpt_indexer.metadata.belonging import Bearing, Finding, Near, Own, is_used, judge_nearby
+from ckpt_indexer.model import Unused
 from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.paths import Key
 from ckpt_indexer.trackers.wandb.run import Run
 from tests.metadata.test_architecture import shapes_of
 from tests.process import TIMEOUT_S, index_equals_disk
@@ -306,6 +309,8 @@ def test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path: Pa
     first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
     assert (first.encoder, first.exp_name) == ("resnet18", "exp")
     assert (second.encoder, second.exp_name) == ("resnet50", "second")
+    config = Key("exp/.hydra/config.yaml")
+    assert (first.config_path, first.unused, second.config_path, second.unused) == (None, Unused(config), config, None)
     (warning,) = warnings_of(tmp_path, "exp/checkpoints/first.ckpt")
     assert "resnet18" in warning
     assert index_equals_disk(tmp_path)
@@ -320,7 +325,28 @@ def test_what_is_contradicted_makes_no_sidecar_stale(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Reader, "read_checkpoint", lambda _, descriptor: read.append(descriptor))
     entries = indexed(tmp_path)
     assert read == []
-    assert entries["exp/checkpoints/first.ckpt"].encoder == "resnet18"
+    first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
+    assert (first.encoder, first.config_path, second.config_path) == ("resnet18", None, "exp/.hydra/config.yaml")
+
+
+def test_a_configuration_that_was_not_used_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path)
+    settings = {"exp_name": "first", "model": {"encoder_name": "resnet18"}}
+    (tmp_path / "exp/.hydra/config.yaml").write_text(yaml.safe_dump(settings))
+    entries = indexed(tmp_path)
+    first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
+    assert (first.exp_name, first.config_path, first.unused) == ("first", "exp/.hydra/config.yaml", None)
+    assert (second.exp_name, second.config_path) == ("exp", None)
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_a_catalogue_has_only_configurations_that_are_the_checkpoints_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path)
+    monkeypatch.setenv("CHECKPOINT_CATALOG_USE_V2", switch)
+    found = {each.checkpoint_path.name: each.config_path for each in build_catalog(tmp_path).entries}
+    assert found == {"first.ckpt": None, "second.ckpt": tmp_path / "exp/.hydra/config.yaml"}
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +375,10 @@ def test_a_base_model_that_was_copied_into_a_fine_tuning_has_nothing_of_it(finet
         key = f"finetune/checkpoints/{name}.ckpt"
         entry = entries[key]
         assert (entry.wandb_run_id, entry.metrics, entry.monitor and entry.monitor.value) == (None, {}, None), name
+        assert (entry.config_path, entry.wandb_path) == (None, None)
+        assert entry.unused is not None
+        assert entry.unused.config == "finetune/config.yaml"
+        assert told["run"] in str(entry.unused.run)
         subjects = [re.split(" contradicts | was not used", warning)[0] for warning in warnings_of(root, key)]
         assert subjects[-2:] == [
             "the configuration finetune/config.yaml", f"the run {told['run']}",
