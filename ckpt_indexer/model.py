@@ -125,13 +125,20 @@ class OtherSidecar(msgspec.Struct, frozen=True, gc=False):
 
 # A pass builds one stamp for each checkpoint: were the garbage collector told of them, it would go through all of them
 # several times in each pass, a third of its time.
+class Unused(msgspec.Struct, frozen=True, gc=False):
+    """What was found near a checkpoint and is not its own: read again when it changes, and no fact about it."""
+
+    config: Key | None = None  # of a configuration
+    run: Key | None = None  # of a Weights & Biases run's folder
+
+
 class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Everything that an entry depends on and that a ``stat`` can tell: equal stamps, equal entry."""
 
     fingerprint: Fingerprint  # of the file, of a link's target, or of a folder's files together
     link_target: str | None = None  # as in the entry
     sidecar: Fingerprint | None = None
-    config: tuple[Key, Fingerprint] | None = None  # key and fingerprint of the run's configuration
+    config: tuple[Key, Fingerprint] | None = None  # key and fingerprint of the configuration, used or not
     run: tuple[Key, Fingerprint] | None = None  # of the Weights & Biases run's (oldest) folder
     other: OtherSidecar | None = None  # a sidecar under another program's name
 
@@ -184,10 +191,11 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
     metadata_fingerprint: Fingerprint | None = None  # of the sidecar
     other_sidecar: OtherSidecar | None = None  # another program's, under its name
     config_path: Key | None = None  # relative to the root
-    config_fingerprint: Fingerprint | None = None
+    config_fingerprint: Fingerprint | None = None  # of that configuration, or of the one in ``unused``
     wandb_run_id: str | None = None
-    wandb_path: Key | None = None  # of the folder of the run that was looked at for it, relative to the root
-    wandb_fingerprint: Fingerprint | None = None
+    wandb_path: Key | None = None  # of the run's folder, relative to the root
+    wandb_fingerprint: Fingerprint | None = None  # of that run, or of the one in ``unused``
+    unused: Unused | None = None
     content_id: str | None = None
     weights_id: str | None = None  # the same over the model's tensors alone
     rules: int = 1  # version of the rules by which it was made; an older one is read again once

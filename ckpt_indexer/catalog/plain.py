@@ -94,7 +94,8 @@ def _record(
     target = paths.to_text(os.path.relpath(os.path.realpath(path), root)) if os.path.islink(path) else None
     document = compose(key=key, link_target=target, fingerprint=fingerprint, facts=facts, config=config)
     record = record_of(entry_of(document, key, fingerprint, None), root)
-    record.config_path = config_path
+    if document.indexer is not None and "config" not in document.indexer.unused:
+        record.config_path = config_path
     return record
 
 

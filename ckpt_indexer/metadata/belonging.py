@@ -1,18 +1,21 @@
 """Whether the configuration and the run that lie near a checkpoint are its own: what it says itself, against theirs.
 
 They are found by where they lie, and other things lie there, too: a base model that was copied in, the first of two
-runs in one folder. Owns the findings (what is compared, and what follows from each) and the rule that weighs them:
+runs in one folder. Owns the findings (what is compared, and what follows from each) and the rule that decides on them:
 
 | finding | about the configuration | about the run |
 |---|---|---|
+| CONTRADICTS | another encoder, decoder, head, architecture or monitor | the same; another id, value or step |
 | PROVES | | its id is in the checkpoint or its ``dirpath``; it logged the monitor's value at this step |
-| CONTRADICTS | another encoder, decoder, head, architecture or monitor | the same; another value, or no such step |
-| DOUBTS | saved elsewhere; past ``max_epochs``; the run is not its own | saved elsewhere; before the run |
-| AGES | written after the checkpoint | |
-| LIKE | the same encoder or monitor | |
+| UNLIKELY | saved elsewhere; past ``max_epochs`` | saved elsewhere; before the run; it never logged the monitor |
+| YOUNGER | written after the checkpoint | |
+| ALIKE | the same encoder, architecture or monitor | |
 
-Used is what is proven; else what is neither contradicted nor doubted, nor too young without being alike. What nothing
-speaks about is used. A configuration that has the checkpoint's own name is only ever contradicted. Pure.
+The first finding of this order that is there decides: not used, used, not used; what is younger is used only if it is
+alike. What nothing speaks about is used. Where one of the two contradicts the checkpoint, the other is unlikely. An id
+that the training process wrote into the checkpoint is final: nothing else is asked of the run. A configuration that
+names the checkpoint's encoder or architecture, and is not younger, may have been saved elsewhere: the run's folder was
+renamed. One that has another name than ``config.yaml``, such as the checkpoint's own, is only ever contradicted. Pure.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckpt_indexer.formats.vocabulary import HYPER_PARAMETER_KEYS
-from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_text, model_part, parse_name, resolve
+from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, model_part, parse_name, resolve
 from ckpt_indexer.metadata.encoder import is_known, is_same_encoder, recognise_encoder
 from ckpt_indexer.metadata.names import parse_name as parse_file_name
 from ckpt_indexer.metadata.place import is_same_folder, parts_of
@@ -44,27 +47,28 @@ FLOAT32_DIGITS = 1e-6  # relative: what is logged is a float32 written in decima
 OPTIMIZERS_MAX = 4
 WALK_MAX = 2_000  # mappings of a configuration that are looked into
 _PARTS = {"decoder": "decoder", "decoder_name": "decoder", "head": "head", "head_name": "head"}
-_PART_KEYS = ("architecture", "architecture_name", "arch", "model_name", *_PARTS)
+_ARCHITECTURE_KEYS = ("architecture", "architecture_name", "arch", "model_name")
+_PART_KEYS = (*_ARCHITECTURE_KEYS, *_PARTS)
 # Networks in a checkpoint that are not the one that was trained.
 _BYSTANDERS = re.compile(
     r"(?:^|[._])(?:teacher|loss|losses|criterion|lpips|perceptual|metric|metrics|discriminator)[._]"
 )
 
 
-class Weight(enum.Enum):
+class Bearing(enum.Enum):
     """What a finding says about whether something is the checkpoint's own."""
 
-    PROVES = enum.auto()
     CONTRADICTS = enum.auto()
-    DOUBTS = enum.auto()
-    AGES = enum.auto()
-    LIKE = enum.auto()
+    PROVES = enum.auto()
+    UNLIKELY = enum.auto()
+    YOUNGER = enum.auto()
+    ALIKE = enum.auto()
 
 
 class Finding(NamedTuple):
     """One comparison that said something."""
 
-    weight: Weight
+    bearing: Bearing
     reason: str = ""
 
 
@@ -95,17 +99,17 @@ class Belonging(NamedTuple):
     warnings: list[str]
 
 
-def weigh(own: Own, config: Near | None, run: Run | None) -> Belonging:
+def judge_nearby(own: Own, config: Near | None, run: Run | None) -> Belonging:
     """Decide what of that which lies near a checkpoint is used for it."""
     is_here = _is_here(own)
     about_config = [] if config is None else list(_about_config(own, config, is_here=is_here))
     about_run = [] if run is None else list(_about_run(own, run, is_here=is_here))
-    if not is_used(about_run) and any(each.weight is Weight.CONTRADICTS for each in about_run):
-        about_config.append(Finding(Weight.DOUBTS, "the run that lies there did not write it"))
-    if not is_used(about_config) and any(each.weight is Weight.CONTRADICTS for each in about_config):
-        about_run.append(Finding(Weight.DOUBTS, "the configuration that lies there is not its own"))
+    if not is_used(about_run) and any(each.bearing is Bearing.CONTRADICTS for each in about_run):
+        about_config.append(Finding(Bearing.UNLIKELY, "the run that lies there did not write it"))
+    if not is_used(about_config) and any(each.bearing is Bearing.CONTRADICTS for each in about_config):
+        about_run.append(Finding(Bearing.UNLIKELY, "the configuration that lies there is not its own"))
     if config is not None and posixpath.basename(config.path) != CONFIG_NAME:  # named after this very checkpoint
-        about_config = [each for each in about_config if each.weight is Weight.CONTRADICTS]
+        about_config = [each for each in about_config if each.bearing is Bearing.CONTRADICTS]
     warnings = []
     if config is not None and not is_used(about_config):
         warnings.append(f"the configuration {config.path} {_verdict(about_config)}: {_reasons(about_config)}")
@@ -119,21 +123,21 @@ def weigh(own: Own, config: Near | None, run: Run | None) -> Belonging:
 
 
 def is_used(findings: list[Finding]) -> bool:
-    """Apply the rule: what is proven, or neither contradicted nor doubted, nor too young without being alike.
+    """Apply the rule: a contradiction decides, then a proof, then what makes it unlikely, then the time.
 
-    >>> is_used([]), is_used([Finding(Weight.AGES)]), is_used([Finding(Weight.AGES), Finding(Weight.LIKE)])
+    >>> is_used([]), is_used([Finding(Bearing.YOUNGER)]), is_used([Finding(Bearing.YOUNGER), Finding(Bearing.ALIKE)])
     (True, False, True)
     """
-    weights = {finding.weight for finding in findings}
-    if Weight.PROVES in weights:
-        return True
-    if weights & {Weight.CONTRADICTS, Weight.DOUBTS}:
+    found = {finding.bearing for finding in findings}
+    if Bearing.CONTRADICTS in found:
         return False
-    return Weight.AGES not in weights or Weight.LIKE in weights
+    if Bearing.PROVES in found:
+        return True
+    return Bearing.UNLIKELY not in found and (Bearing.YOUNGER not in found or Bearing.ALIKE in found)
 
 
 def _verdict(findings: list[Finding]) -> str:
-    is_contradicted = any(each.weight is Weight.CONTRADICTS for each in findings)
+    is_contradicted = any(each.bearing is Bearing.CONTRADICTS for each in findings)
     return "contradicts the file and was not used" if is_contradicted else "was not used"
 
 
@@ -156,16 +160,19 @@ def _saved_to(own: Own) -> list[str]:
 
 
 def _about_config(own: Own, config: Near, *, is_here: bool | None) -> Iterator[Finding]:
-    yield from _parts(own, config.content, "the configuration")
+    parts = list(_parts(own, config.content, "the configuration"))
+    yield from parts
     yield from _monitors(own, config)
-    exp_name = find_text(config.content, "exp_name", "experiment_name")
+    is_younger = config.mtime_ns > own.mtime_ns + YOUNGER_NS
+    is_renamed = not is_younger and any(each.bearing is Bearing.ALIKE for each in parts)
+    exp_name = find_name(config.content, "exp_name", "experiment_name")
     is_told = own.config_path == config.path or any(exp_name in parts_of(folder) for folder in _saved_to(own))
-    if is_here is False and not is_told:
-        yield Finding(Weight.DOUBTS, f"it was saved to {_saved_to(own)[0][-100:]}")
+    if is_here is False and not (is_told or is_renamed):
+        yield Finding(Bearing.UNLIKELY, f"it was saved to {_saved_to(own)[0][-100:]}")
     if is_here is not True and (past := _past_its_end(own, config)) is not None:
-        yield Finding(Weight.DOUBTS, past)
-    if config.mtime_ns > own.mtime_ns + YOUNGER_NS:
-        yield Finding(Weight.AGES, "the configuration was written after it, and nothing in it is alike")
+        yield Finding(Bearing.UNLIKELY, past)
+    if is_younger:
+        yield Finding(Bearing.YOUNGER, "the configuration was written after it")
 
 
 def _monitors(own: Own, config: Near) -> Iterator[Finding]:
@@ -207,8 +214,14 @@ def _parts(own: Own, content: dict[str, Any], whose: str) -> Iterator[Finding]:
             yield from _compared(is_same_encoder(recognised, named), reason)
     theirs = _named(content) if settings else {}
     for key, name in {key: name for each in reversed(settings) for key, name in _named(each).items()}.items():
-        if key in theirs and _is_other(name, theirs[key]):
-            yield Finding(Weight.CONTRADICTS, f"its hyper-parameters say {key} {name}, {whose} {theirs[key]}")
+        if key not in theirs or (name == told and named != UNKNOWN):  # the encoder, which was compared above
+            continue
+        if key == "model_name" and (name == told or theirs[key] == named):  # of one an encoder, of the other a model
+            continue
+        if _is_other(name, theirs[key]):
+            yield Finding(Bearing.CONTRADICTS, f"its hyper-parameters say {key} {name}, {whose} {theirs[key]}")
+        elif key in _ARCHITECTURE_KEYS and _plain(name) == _plain(theirs[key]):
+            yield Finding(Bearing.ALIKE)
 
 
 def _encoder(settings: dict[str, Any]) -> str:
@@ -227,7 +240,7 @@ def _is_other(name: str, other: str) -> bool:
 
 def _compared(is_same: bool | None, reason: str) -> Iterator[Finding]:
     if is_same is not None:
-        yield Finding(Weight.LIKE) if is_same else Finding(Weight.CONTRADICTS, reason)
+        yield Finding(Bearing.ALIKE) if is_same else Finding(Bearing.CONTRADICTS, reason)
 
 
 def _plain(name: str) -> str:
@@ -273,21 +286,20 @@ def _names(names: set[Any]) -> str:
 def _about_run(own: Own, run: Run, *, is_here: bool | None) -> Iterator[Finding]:
     if own.wandb_run_id:
         is_same = own.wandb_run_id == run.id
-        yield (
-            Finding(Weight.PROVES)
-            if is_same
-            else Finding(Weight.CONTRADICTS, f"the run that saved it is {own.wandb_run_id[:100]}")
-        )
+        reason = f"the run that saved it is {own.wandb_run_id[:100]}"
+        yield Finding(Bearing.PROVES) if is_same else Finding(Bearing.CONTRADICTS, reason)
+        return
+    yield from (each for each in _parts(own, run.config, "the run") if each.bearing is Bearing.CONTRADICTS)
     saved_to = _saved_to(own)
     if any(run.id in parts_of(folder) for folder in saved_to):
-        yield Finding(Weight.PROVES)
+        yield Finding(Bearing.PROVES)
+        return
     if run.started_ns is not None and own.mtime_ns < run.started_ns - CLOCK_NS:
-        yield Finding(Weight.DOUBTS, "the run began after it was written")
+        yield Finding(Bearing.UNLIKELY, "the run began after it was written")
     if is_here is False:
-        yield Finding(Weight.DOUBTS, f"it was saved to {saved_to[0][-100:]}")
+        yield Finding(Bearing.UNLIKELY, f"it was saved to {saved_to[0][-100:]}")
     yield from _logged(own.facts, run)
     yield from _in_name(own, run)
-    yield from (each for each in _parts(own, run.config, "the run") if each.weight is Weight.CONTRADICTS)
 
 
 def _logged(facts: Facts, run: Run) -> Iterator[Finding]:
@@ -296,17 +308,17 @@ def _logged(facts: Facts, run: Run) -> Iterator[Finding]:
         return
     last = run.rows[-1]
     if facts.epoch > max(row.epoch for row in run.rows) + 1:  # what is not flushed yet is of the next epoch at most
-        yield Finding(Weight.CONTRADICTS, f"it is at epoch {facts.epoch}, the run's log ends at epoch {last.epoch}")
+        yield Finding(Bearing.CONTRADICTS, f"it is at epoch {facts.epoch}, the run's log ends at epoch {last.epoch}")
         return
     if facts.lightning_version is None:
-        yield Finding(Weight.DOUBTS, "Lightning did not write it, as it wrote the run's log")
+        yield Finding(Bearing.UNLIKELY, "Lightning did not write it, as it wrote the run's log")
     step = facts.global_step
     if step is None:
         return
     # A row's step counts batches: of several optimizers each counts a step of its own.
     optimizers = range(1, 2 if facts.batches == step else OPTIMIZERS_MAX + 1)
     if not any(step % n == 0 and _is_between(run.rows, facts.epoch, step // n) for n in optimizers):
-        yield Finding(Weight.CONTRADICTS, f"the run was not at epoch {facts.epoch} at step {step}")
+        yield Finding(Bearing.CONTRADICTS, f"the run was not at epoch {facts.epoch} at step {step}")
         return
     if facts.batches != step:
         return
@@ -317,13 +329,12 @@ def _logged(facts: Facts, run: Run) -> Iterator[Finding]:
         if value is None or state.monitor is None:
             continue
         yield from _value(state.monitor, value, rows)
-        names = {name for row in run.rows for name in row.metrics}
         if later is None:
             continue
-        if not any(state.monitor in name for name in names):  # a logger may put a prefix or a suffix to it
-            yield Finding(Weight.DOUBTS, f"the run never logged its {state.monitor}")
-        elif not rows and state.monitor in names:
-            yield Finding(Weight.CONTRADICTS, f"its {state.monitor} is {value:g}, the run logged nothing at its step")
+        if not any(state.monitor in name for name in run.metric_names):  # a logger may put a prefix or a suffix to it
+            yield Finding(Bearing.UNLIKELY, f"the run never logged its {state.monitor}")
+        elif not rows and state.monitor in run.metric_names:
+            yield Finding(Bearing.CONTRADICTS, f"its {state.monitor} is {value:g}, the run logged nothing at its step")
 
 
 def _is_between(rows: list[LoggedRow], epoch: int, step: int) -> bool:
@@ -338,9 +349,11 @@ def _is_between(rows: list[LoggedRow], epoch: int, step: int) -> bool:
 def _value(monitor: str, value: float, rows: list[LoggedRow]) -> Iterator[Finding]:
     logged = {row.metrics[monitor] for row in rows if monitor in row.metrics}
     if any(_is_equal(value, each) for each in logged):
-        yield Finding(Weight.PROVES)
+        # 0.0 and 1.0 are reached by many runs, and infinity stands for every NaN.
+        if math.isfinite(value) and not value.is_integer():
+            yield Finding(Bearing.PROVES)
     elif len(logged) == 1:
-        yield Finding(Weight.CONTRADICTS, f"its {monitor} is {value:g}, the run logged {logged.pop():g} at its step")
+        yield Finding(Bearing.CONTRADICTS, f"its {monitor} is {value:g}, the run logged {logged.pop():g} at its step")
 
 
 def _in_name(own: Own, run: Run) -> Iterator[Finding]:
@@ -357,7 +370,7 @@ def _in_name(own: Own, run: Run) -> Iterator[Finding]:
         unit = 10.0 ** -len(f"{value}".partition(".")[2])
         (*numbers,) = logged.get(name, ())
         if len(numbers) == 1 and abs(numbers[0] - value) > unit:
-            yield Finding(Weight.CONTRADICTS, f"its name says {name} {value:g}, the run logged {numbers[0]:g}")
+            yield Finding(Bearing.CONTRADICTS, f"its name says {name} {value:g}, the run logged {numbers[0]:g}")
 
 
 def _is_equal(value: float, logged: float) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from pydantic import BaseModel
 
 from ckpt_indexer import __version__
-from ckpt_indexer.metadata.belonging import Near, Own, weigh
+from ckpt_indexer.metadata.belonging import Near, Own, judge_nearby
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.encoder import recognise_encoder
@@ -27,6 +27,7 @@ from ckpt_indexer.metadata.schema import (
     Metrics,
     Model,
     ModelPart,
+    Nearby,
     RunBestPart,
     Source,
     Tier,
@@ -99,10 +100,10 @@ def compose(
     """Build a checkpoint's document.
 
     From what our callback embedded (tier 2), its header (3), its configuration (4) and its Weights & Biases run (5).
-    Of configuration and run, which were found near it, that counts which it does not contradict (``belonging``).
+    The configuration and the run are those found near it; one that is not its own is not used (``belonging``).
     *twin* is the score of another checkpoint that is the same save; it counts where this one has none of its own.
     """
-    tiers, warnings = _weighed(key, link_target, fingerprint, facts, config, run)
+    tiers, warnings = _tiers_of(key, link_target, fingerprint, facts, config, run)
     metrics, score, metrics_source = _metrics(tiers)
     score, score_of = _with_twin(score, twin, metrics)
     model, model_source = _model(tiers)
@@ -138,13 +139,14 @@ def compose(
                 tiers, fingerprint, known_sources, score.value, score_of,
                 config_fingerprint=None if config is None else config.fingerprint,
                 wandb_fingerprint=None if run is None else run.fingerprint,
+                unused=_unused(tiers, config, run),
                 warnings=[*facts.warnings, *warnings],
             ),
         )
     )  # fmt: skip
 
 
-def _weighed(
+def _tiers_of(
     key: Key, link_target: str | None, fingerprint: Fingerprint, facts: Facts, config: Config | None, run: Run | None
 ) -> tuple[_Tiers, list[str]]:
     """Build the tiers without what is not the checkpoint's own; return also the warnings."""
@@ -152,7 +154,7 @@ def _weighed(
     near = None if config is None else Near(config.path, config.content, config.fingerprint[1])
     told = embedded or Embedded()
     own = Own(key, facts, fingerprint[1], told.wandb_run_id, told.config_path)
-    belonging = weigh(own, near, run)
+    belonging = judge_nearby(own, near, run)
     config, run = config if belonging.has_config else None, run if belonging.has_run else None
     names: list[str] = [key] if link_target is None else [link_target, key]
     in_names, name_warnings = _named(names, facts, run)
@@ -160,13 +162,24 @@ def _weighed(
     return tiers, [*belonging.warnings, *name_warnings]
 
 
+def _unused(tiers: _Tiers, config: Config | None, run: Run | None) -> list[Nearby]:
+    """Return which of the configuration and the run that were found are not the checkpoint's own."""
+    unused: list[Nearby] = []
+    if config is not None and tiers.config is None:
+        unused.append("config")
+    if run is not None and tiers.run is None:
+        unused.append("wandb")
+    return unused
+
+
 def _indexer_part(
     tiers: _Tiers, fingerprint: Fingerprint, sources: dict[str, Source], score: float | None, score_of: TwinPart | None,
-    *, config_fingerprint: Fingerprint | None, wandb_fingerprint: Fingerprint | None, warnings: list[str],
+    *, config_fingerprint: Fingerprint | None, wandb_fingerprint: Fingerprint | None,
+    unused: list[Nearby], warnings: list[str],
 ) -> IndexerPart:  # fmt: skip
     """Build what stands under ``indexer``: *sources* of the other parts, the score, the facts that have no part.
 
-    The fingerprints are of what was found near the checkpoint, used or not: when it changes, so may what is used.
+    The fingerprints are of what was found near the checkpoint, *unused* or not: when it changes, so may what is used.
     """
     facts, problem = tiers.facts, tiers.facts.problem
     source: Tier = "checkpoint"
@@ -180,6 +193,7 @@ def _indexer_part(
         fingerprint=fingerprint,
         config_fingerprint=config_fingerprint,
         wandb_fingerprint=wandb_fingerprint,
+        unused=unused,
         source=source,
         sources=sources,
         format=facts.format,
@@ -293,7 +307,7 @@ def _named(names: list[str], facts: Facts, run: Run | None) -> tuple[NameFacts, 
     known = {state.monitor for state in facts.monitors if state.monitor is not None}
     known.update(name for group in facts.metrics.values() for name in group)
     if run is not None:
-        known.update(name for row in run.rows for name in row.metrics)
+        known.update(run.metric_names)
     read = [parse_name(name, known) for name in names]
     listed = listed_as(names, facts)
     others = [] if any(each.claim is Claim.OWN for each in listed) else listed

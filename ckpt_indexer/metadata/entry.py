@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckpt_indexer.metadata.schema import UNKNOWN
-from ckpt_indexer.model import RULES, Entry, Fingerprint, Monitor, Problem, RunBest, Stamp, Twin, mtime_text, to_number
+from ckpt_indexer.model import (
+    RULES,
+    Entry,
+    Fingerprint,
+    Monitor,
+    Problem,
+    RunBest,
+    Stamp,
+    Twin,
+    Unused,
+    mtime_text,
+    to_number,
+)
 from ckpt_indexer.paths import place_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ckpt_indexer.metadata.schema import Document
     from ckpt_indexer.paths import Key
 
@@ -75,26 +89,30 @@ def stamp_of(entry: Entry, shared: dict[Any, Any] | None = None) -> Stamp:
     It holds everything an entry depends on: equal stamps, equal entry. Where many are made, *shared* keeps what the
     checkpoints of one run have in common once in memory.
     """
-    path, fingerprint = entry.config_path, entry.config_fingerprint
+    unused = entry.unused or Unused()
+    path, fingerprint = entry.config_path or unused.config, entry.config_fingerprint
     config = (path, fingerprint) if path is not None and fingerprint is not None else None
-    path, fingerprint = entry.wandb_path, entry.wandb_fingerprint
+    path, fingerprint = entry.wandb_path or unused.run, entry.wandb_fingerprint
     run = (path, fingerprint) if path is not None and fingerprint is not None else None
     if shared is not None:
         config, run = shared.setdefault(config, config), shared.setdefault(run, run)
     return Stamp(entry.fingerprint, entry.link_target, entry.metadata_fingerprint, config, run, entry.other_sidecar)
 
 
-def write_stamp(entry: Entry, stamp: Stamp) -> None:
+def write_stamp(entry: Entry, stamp: Stamp, *, unused: Collection[str]) -> None:
     """Write into *entry* the files that it was made from: ``stamp_of`` then returns *stamp*.
 
-    The fingerprint and the link's target are the entry's own from its beginning.
+    *unused* names those that were found and are not the checkpoint's own: ``config``, ``wandb``. The fingerprint and
+    the link's target are the entry's own from its beginning.
     """
     entry.metadata_fingerprint = stamp.sidecar
     entry.other_sidecar = stamp.other
-    if stamp.config is not None:
-        entry.config_path, entry.config_fingerprint = stamp.config
-    if stamp.run is not None:
-        entry.wandb_path, entry.wandb_fingerprint = stamp.run
+    config, entry.config_fingerprint = stamp.config or (None, None)
+    run, entry.wandb_fingerprint = stamp.run or (None, None)
+    rejected = Unused(config if "config" in unused else None, run if "wandb" in unused else None)
+    entry.unused = None if rejected == Unused() else rejected
+    entry.config_path = None if rejected.config else config
+    entry.wandb_path = None if rejected.run else run
 
 
 def _known(name: str) -> str | None:

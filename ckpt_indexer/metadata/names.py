@@ -171,9 +171,7 @@ def _is_known(key: str, known: Collection[str]) -> bool:
 
 def _split_key(between: str, known: Collection[str]) -> tuple[str, int | None]:
     """Return the name that a text ends in, and the number without a name that stands before it."""
-    endings = (
-        name for name in known if len(words_of(name)) > 1 and re.search(rf"(?:^|[-_]){re.escape(name)}$", between)
-    )
+    endings = (name for name in known if _ends_in(between, name) and len(words_of(name)) > 1)
     if spelled := max(endings, key=len, default=""):
         return spelled, _lone_number(between.removesuffix(spelled).rstrip("_"))
     parts = between.rpartition("-")[2].rpartition("=")[2].rstrip().split("_")
@@ -183,6 +181,11 @@ def _split_key(between: str, known: Collection[str]) -> tuple[str, int | None]:
     key = "_".join(parts[at + 1 :]).lstrip("_ ./0123456789")
     key = _without_literal(key)
     return key if key in known else _without_file_words(key), _lone_number("_".join(parts[: at + 1]))
+
+
+def _ends_in(text: str, name: str) -> bool:
+    """Return whether *text* ends in the whole *name*; a run has thousands of them, too many to compile."""
+    return text.endswith(name) and text[: -len(name)][-1:] in ("", "-", "_")
 
 
 def _lone_number(text: str) -> int | None:
@@ -219,11 +222,12 @@ def _counts(field: _Field, counters: Collection[str]) -> bool:
 
 
 def _dashed(rest: str, known: Collection[str]) -> Iterator[tuple[str, float]]:
-    spelled = {last_part(name) for name in known if _is_known(name, known)}
     for match in _DASHED.finditer(rest):
         key = _without_file_words(match[1])
         decimals = len(match[2].partition(".")[2])
-        if (decimals >= DECIMALS_MIN or not decimals) and (key in spelled or is_plain_metric_name(key)):
+        if (decimals >= DECIMALS_MIN or not decimals) and (
+            is_plain_metric_name(key) or any(last_part(each) == key and _is_known(each, known) for each in known)
+        ):
             yield key, float(match[2])
 
 

@@ -17,6 +17,7 @@ SCHEMA_VERSION = "1.0"
 UNKNOWN = "unknown"
 
 Tier = Literal["sidecar", "embedded", "checkpoint", "config", "wandb"]
+Nearby = Literal["config", "wandb"]  # tiers that are found by where they lie
 Source = (
     Tier | Literal["path", "name", "twin"]
 )  # of one part: also folders' names, the file's, and the same save beside it
@@ -154,6 +155,7 @@ class IndexerPart(_Part):
     fingerprint: Fingerprint  # of the checkpoint this was made from
     config_fingerprint: Fingerprint | None = None
     wandb_fingerprint: Fingerprint | None = None  # of the run
+    unused: list[Nearby] = []  # found near it, and not its own
     other_fingerprint: Fingerprint | None = None  # of the other program's sidecar that it took over
     source: Tier = "checkpoint"  # the highest tier that gave something
     sources: dict[str, Source] = {}  # part of the document -> the tier that gave it

@@ -103,11 +103,13 @@ def judge(evidence: Evidence, settings: SidecarSettings, twin: TwinScore | None 
         problem = Problem.of("unsettled", "it changed while it was read")
     if problem is not None:
         entry = bare_entry(evidence.key, stamp.fingerprint, stamp.link_target, problem)
-        write_stamp(entry, stamp)
+        write_stamp(entry, stamp, unused=("config", "wandb"))
         return Verdict(entry, is_gone=evidence.is_gone)
     document = document_of(evidence, twin)
     entry = entry_of(document, evidence.key, stamp.fingerprint, stamp.link_target)
-    write_stamp(entry, stamp)
+    assert document.indexer is not None
+    unused = {*document.indexer.unused} if evidence.run is not None else {*document.indexer.unused, "wandb"}
+    write_stamp(entry, stamp, unused=unused)
     entry.metadata_problem = evidence.sidecar.problem
     action = action_for(owner_of(evidence, document), entry.status, settings)
     if action is Action.KEEP:

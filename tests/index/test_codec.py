@@ -41,7 +41,15 @@ FIELDS = [
         "metadata_problem",
         "metadata_fingerprint",
     ),
-    *("other_sidecar", "config_path", "config_fingerprint", "wandb_run_id", "wandb_path", "wandb_fingerprint"),
+    *(
+        "other_sidecar",
+        "config_path",
+        "config_fingerprint",
+        "wandb_run_id",
+        "wandb_path",
+        "wandb_fingerprint",
+        "unused",
+    ),
     *("content_id", "weights_id", "rules", "health", "generation", "indexed_at"),
 ]
 

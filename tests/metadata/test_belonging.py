@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -19,9 +20,12 @@ import pytest
 import yaml
 
 from ckpt_indexer import read_index
+from ckpt_indexer.catalog import build_catalog
 from ckpt_indexer.formats.facts import Facts, LoggedRow, MonitorState, TensorFacts
-from ckpt_indexer.metadata.belonging import Finding, Near, Own, Weight, is_used, weigh
+from ckpt_indexer.metadata.belonging import Bearing, Finding, Near, Own, is_used, judge_nearby
+from ckpt_indexer.model import Unused
 from ckpt_indexer.passes.indexer import Indexer
+from ckpt_indexer.paths import Key
 from ckpt_indexer.trackers.wandb.run import Run
 from tests.metadata.test_architecture import shapes_of
 from tests.process import TIMEOUT_S, index_equals_disk
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 KEY = "finetune/checkpoints/epoch=1-step=8.ckpt"
 HERE, BASE = "/srv/finetune/checkpoints", "/srv/base/checkpoints"
+INFINITY = float("inf")
 HOUR_NS = 3600 * 10**9
 NOW_NS = 1_700_000_000 * 10**9
 ROWS = [
@@ -42,19 +47,20 @@ ROWS = [
 def test_the_rule_is_the_table() -> None:
     used = {
         (): True,
-        (Weight.LIKE,): True,
-        (Weight.AGES,): False,
-        (Weight.AGES, Weight.LIKE): True,
-        (Weight.DOUBTS,): False,
-        (Weight.DOUBTS, Weight.LIKE): False,
-        (Weight.CONTRADICTS,): False,
-        (Weight.CONTRADICTS, Weight.LIKE): False,
+        (Bearing.ALIKE,): True,
+        (Bearing.YOUNGER,): False,
+        (Bearing.YOUNGER, Bearing.ALIKE): True,
+        (Bearing.UNLIKELY,): False,
+        (Bearing.UNLIKELY, Bearing.ALIKE): False,
+        (Bearing.CONTRADICTS,): False,
+        (Bearing.CONTRADICTS, Bearing.ALIKE): False,
     }
-    for weights, is_own in used.items():
-        assert is_used([Finding(weight) for weight in weights]) is is_own, weights
+    for bearings, is_own in used.items():
+        assert is_used([Finding(each) for each in bearings]) is is_own, bearings
     for count in range(3):
-        for weights in itertools.combinations(Weight, count):
-            assert is_used([Finding(Weight.PROVES), *map(Finding, weights)])
+        for bearings in itertools.combinations(Bearing, count):
+            is_own = Bearing.CONTRADICTS not in bearings
+            assert is_used([Finding(Bearing.PROVES), *map(Finding, bearings)]) is is_own
 
 
 def saved(dirpath: str | None = HERE, *, loss: float | None = 0.66, monitor: str = "val_loss", **changes: Any) -> Facts:
@@ -106,6 +112,20 @@ CONFIGS: list[tuple[str, Facts, dict[str, Any], str | None]] = [
     ("renamed folder", saved("/srv/finetune_old/checkpoints"), _config(exp_name="finetune_old"), None),
     ("past its end", plain(epoch=9), _config(trainer={"max_epochs": 3}), "epoch 9"),
     ("at its end", plain(epoch=3), _config(trainer={"max_epochs": 3}), None),
+    ("number", saved("/srv/20251019/checkpoints"), _config(exp_name=20251019), None),
+    ("another model, same encoder", plain(hyper_parameters={"model_name": "Unet", "encoder_name": "resnet50"}),
+     {"model_name": "FPN", "encoder_name": "resnet50"}, "model_name Unet"),
+    ("decorated model", plain(hyper_parameters={"model_name": "tu-resnet50"}),
+     {"encoder": {"model_name": "resnet50.a1_in1k"}}, None),
+    ("model, encoder's model", plain(hyper_parameters={"model_name": "Unet", "encoder_name": "resnet50"}),
+     {"model": {"encoder": {"model_name": "resnet50"}}}, None),
+    ("renamed, encoder alike", saved(BASE, hyper_parameters={"encoder_name": "resnet50"}), _config(), None),
+    ("renamed, tensors alike", saved(BASE, tensors=resnet(50)), _config(), None),
+    ("renamed, architecture alike", saved(BASE, hyper_parameters={"arch": "MyNet"}), {"arch": "my_net"}, None),
+    ("renamed, monitor alike", saved(BASE), _config(callbacks=[SAVER]), BASE),
+    ("renamed, decoder alike", saved(BASE, hyper_parameters={"decoder": "fpn"}), {"decoder": "fpn"}, BASE),
+    ("renamed, another monitor", saved(BASE, monitor="val_acc", hyper_parameters={"encoder_name": "resnet50"}),
+     _config(callbacks=[SAVER]), "val_acc"),
     ("no limit", plain(epoch=9), _config(trainer={"max_epochs": -1}), None),
 ]  # fmt: skip
 
@@ -114,7 +134,7 @@ CONFIGS: list[tuple[str, Facts, dict[str, Any], str | None]] = [
 def test_a_configuration_is_used_unless_the_checkpoint_says_otherwise(
     facts: Facts, config: dict[str, Any], reason: str | None
 ) -> None:
-    found = weigh(Own(KEY, facts, NOW_NS), Near("finetune/.hydra/config.yaml", config, NOW_NS), None)
+    found = judge_nearby(Own(KEY, facts, NOW_NS), Near("finetune/.hydra/config.yaml", config, NOW_NS), None)
     assert found.has_config is (reason is None)
     if reason is None:
         assert found.warnings == []
@@ -131,29 +151,38 @@ def test_tensors_contradict_a_configuration_unless_they_are_a_bystanders() -> No
     told = plain(tensors=[TensorFacts(f"encoder.{t.name}", t.shape, t.dtype) for t in resnet(18)])
     teacher = plain(tensors=[TensorFacts(f"teacher.{t.name}", t.shape, t.dtype) for t in resnet(18)])
     alike = plain(tensors=resnet(50))
-    assert [weigh(Own(KEY, facts, NOW_NS), near, None).has_config for facts in (told, teacher, alike)] == [
+    assert [judge_nearby(Own(KEY, facts, NOW_NS), near, None).has_config for facts in (told, teacher, alike)] == [
         False, True, True,
     ]  # fmt: skip
 
 
 def test_only_the_number_of_epochs_is_dropped_where_the_folder_says_that_the_rest_is_right() -> None:
     near = Near("finetune/config.yaml", _config(trainer={"max_epochs": 3}), NOW_NS)
-    found = weigh(Own(KEY, saved(epoch=9), NOW_NS), near, None)
+    found = judge_nearby(Own(KEY, saved(epoch=9), NOW_NS), near, None)
     assert (found.has_config, found.has_max_epochs, len(found.warnings)) == (True, False, 1)
 
 
 def test_a_configuration_that_was_written_long_after_the_checkpoint_has_to_be_alike() -> None:
     near = Near("finetune/config.yaml", _config(), NOW_NS + HOUR_NS)
     alike = plain(hyper_parameters={"encoder_name": "resnet50"})
-    assert [weigh(Own(KEY, facts, NOW_NS), near, None).has_config for facts in (plain(), alike)] == [False, True]
-    assert weigh(Own(KEY, plain(), NOW_NS), near._replace(mtime_ns=NOW_NS + 60 * 10**9), None).has_config
+    assert [judge_nearby(Own(KEY, facts, NOW_NS), near, None).has_config for facts in (plain(), alike)] == [False, True]
+    assert judge_nearby(Own(KEY, plain(), NOW_NS), near._replace(mtime_ns=NOW_NS + 60 * 10**9), None).has_config
+    older = saved(BASE, hyper_parameters={"encoder_name": "resnet50"})  # a base model of the same encoder
+    assert not judge_nearby(Own(KEY, older, NOW_NS), near, None).has_config
+
+
+def test_one_difference_is_one_finding() -> None:
+    near = Near("finetune/config.yaml", {"encoder": {"model_name": "resnet50"}, "arch": "resnet50"}, NOW_NS)
+    for told in ({"model_name": "resnet18"}, {"arch": "resnet18"}):
+        (warning,) = judge_nearby(Own(KEY, plain(hyper_parameters=told), NOW_NS), near, None).warnings
+        assert warning.endswith(": its hyper-parameters say resnet18, the configuration resnet50")
 
 
 def test_a_configuration_of_the_checkpoints_own_name_is_only_contradicted() -> None:
     near = Near("finetune/checkpoints/epoch=1-step=8.config.yaml", _config(), NOW_NS + HOUR_NS)
-    assert weigh(Own(KEY, saved(BASE), NOW_NS), near, None).has_config
+    assert judge_nearby(Own(KEY, saved(BASE), NOW_NS), near, None).has_config
     other = saved(BASE, hyper_parameters={"encoder_name": "resnet18"})
-    assert not weigh(Own(KEY, other, NOW_NS), near, None).has_config
+    assert not judge_nearby(Own(KEY, other, NOW_NS), near, None).has_config
 
 
 NO_STEP = saved(
@@ -182,7 +211,15 @@ RUNS: list[tuple[str, Facts, dict[str, Any], str | None]] = [
     ("another encoder", plain(hyper_parameters={"backbone": "vit_b"}), {"config": {"backbone": "resnet18"}}, "vit_b"),
     ("another monitor", saved(monitor="val_acc"), {}, "never logged"),
     ("a logger's prefix", saved(), {"rows": [LoggedRow(1, 7, {"a-val_loss": 0.1}), LoggedRow(2, 11, {})]}, None),
-    ("NaN", saved(loss=float("inf")), {"rows": [LoggedRow(1, 7, {"val_loss": float("nan")})]}, None),
+    ("NaN", saved(loss=INFINITY), {"rows": [LoggedRow(1, 7, {"val_loss": math.nan})]}, None),
+    ("another value in a folder of its id", saved("/srv/project/el1e2may/checkpoints", loss=0.11), {}, None),
+    ("same value, another encoder", saved(hyper_parameters={"backbone": "vit_b"}), {"config": {"backbone": "resnet18"}},
+     "vit_b"),
+    ("one elsewhere", saved(BASE, loss=1.0), {"rows": [LoggedRow(1, 7, {"val_loss": 1.0})]}, BASE),
+    ("zero elsewhere", saved(BASE, loss=0.0), {"rows": [LoggedRow(1, 7, {"val_loss": 0.0})]}, BASE),
+    ("NaN elsewhere", saved(BASE, loss=INFINITY), {"rows": [LoggedRow(1, 7, {"val_loss": math.nan})]}, BASE),
+    ("infinity elsewhere", saved(BASE, loss=INFINITY), {"rows": [LoggedRow(1, 7, {"val_loss": INFINITY})]}, BASE),
+    ("one here", saved(loss=1.0), {"rows": [LoggedRow(1, 7, {"val_loss": 1.0})]}, None),
     ("other batches", saved(loss=0.11, batches=16), {}, None),
 ]  # fmt: skip
 
@@ -192,7 +229,7 @@ def test_a_run_is_used_unless_the_checkpoint_says_otherwise(
     facts: Facts, run: dict[str, Any], reason: str | None
 ) -> None:
     given = Run(**{"id": "el1e2may", "rows": ROWS, "started_ns": NOW_NS - HOUR_NS, **run})
-    found = weigh(Own(KEY, facts, NOW_NS), None, given)
+    found = judge_nearby(Own(KEY, facts, NOW_NS), None, given)
     assert found.has_run is (reason is None)
     if reason is None:
         assert found.warnings == []
@@ -206,24 +243,32 @@ def test_the_number_in_a_name_is_held_against_the_log(name: str, is_own: bool) -
     weights = plain(epoch=1, global_step=8, lightning_version="2.6.6")
     run = Run(id="el1e2may", rows=ROWS, started_ns=NOW_NS - HOUR_NS)
     own = Own(f"finetune/checkpoints/epoch=1-val_loss={name}.ckpt", weights, NOW_NS)
-    assert weigh(own, None, run).has_run is is_own
+    assert judge_nearby(own, None, run).has_run is is_own
 
 
 def test_the_training_process_knows_the_run_best() -> None:
     run = Run(id="el1e2may", rows=ROWS, started_ns=NOW_NS - HOUR_NS)
-    assert weigh(Own(KEY, saved(loss=0.11), NOW_NS, "el1e2may"), None, run).has_run
-    assert not weigh(Own(KEY, saved(), NOW_NS, "k705v87j"), None, Run(id="el1e2may")).has_run
+    assert judge_nearby(Own(KEY, saved(loss=0.11), NOW_NS, "el1e2may"), None, run).has_run
+    assert not judge_nearby(Own(KEY, saved(), NOW_NS, "k705v87j"), None, Run(id="el1e2may")).has_run
+    other = saved("/srv/project/el1e2may/checkpoints", hyper_parameters={"backbone": "resnet18"})
+    run.config = {"backbone": "resnet50"}
+    for facts in (saved(), other):  # the same value at its step, and the folder
+        found = judge_nearby(Own(KEY, facts, NOW_NS, "k705v87j"), None, run)
+        assert not found.has_run
+        assert found.warnings == [
+            "the run el1e2may contradicts the file and was not used: the run that saved it is k705v87j"
+        ]
 
 
 def test_what_the_run_did_not_write_has_not_its_configuration_either() -> None:
     run = Run(id="el1e2may", rows=ROWS, started_ns=NOW_NS - HOUR_NS)
     near = Near("finetune/config.yaml", _config(), NOW_NS)
-    found = weigh(Own(KEY, saved(None, loss=0.11), NOW_NS), near, run)
+    found = judge_nearby(Own(KEY, saved(None, loss=0.11), NOW_NS), near, run)
     assert (found.has_config, found.has_run, len(found.warnings)) == (False, False, 2)
-    found = weigh(Own(KEY, plain(hyper_parameters={"encoder_name": "resnet18"}), NOW_NS), near, run)
+    found = judge_nearby(Own(KEY, plain(hyper_parameters={"encoder_name": "resnet18"}), NOW_NS), near, run)
     assert (found.has_config, found.has_run, len(found.warnings)) == (False, False, 2)
     proven = saved(hyper_parameters={"encoder_name": "resnet18"})
-    found = weigh(Own(KEY, proven, NOW_NS), near, run)
+    found = judge_nearby(Own(KEY, proven, NOW_NS), near, run)
     assert (found.has_config, found.has_run, len(found.warnings)) == (False, True, 1)
 
 
@@ -264,6 +309,8 @@ def test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path: Pa
     first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
     assert (first.encoder, first.exp_name) == ("resnet18", "exp")
     assert (second.encoder, second.exp_name) == ("resnet50", "second")
+    config = Key("exp/.hydra/config.yaml")
+    assert (first.config_path, first.unused, second.config_path, second.unused) == (None, Unused(config), config, None)
     (warning,) = warnings_of(tmp_path, "exp/checkpoints/first.ckpt")
     assert "resnet18" in warning
     assert index_equals_disk(tmp_path)
@@ -278,7 +325,28 @@ def test_what_is_contradicted_makes_no_sidecar_stale(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Reader, "read_checkpoint", lambda _, descriptor: read.append(descriptor))
     entries = indexed(tmp_path)
     assert read == []
-    assert entries["exp/checkpoints/first.ckpt"].encoder == "resnet18"
+    first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
+    assert (first.encoder, first.config_path, second.config_path) == ("resnet18", None, "exp/.hydra/config.yaml")
+
+
+def test_a_configuration_that_was_not_used_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path)
+    settings = {"exp_name": "first", "model": {"encoder_name": "resnet18"}}
+    (tmp_path / "exp/.hydra/config.yaml").write_text(yaml.safe_dump(settings))
+    entries = indexed(tmp_path)
+    first, second = entries["exp/checkpoints/first.ckpt"], entries["exp/checkpoints/second.ckpt"]
+    assert (first.exp_name, first.config_path, first.unused) == ("first", "exp/.hydra/config.yaml", None)
+    assert (second.exp_name, second.config_path) == ("exp", None)
+
+
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_a_catalogue_has_only_configurations_that_are_the_checkpoints_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    test_the_first_of_two_runs_in_one_folder_is_what_it_says_itself(tmp_path)
+    monkeypatch.setenv("CHECKPOINT_CATALOG_USE_V2", switch)
+    found = {each.checkpoint_path.name: each.config_path for each in build_catalog(tmp_path).entries}
+    assert found == {"first.ckpt": None, "second.ckpt": tmp_path / "exp/.hydra/config.yaml"}
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +375,10 @@ def test_a_base_model_that_was_copied_into_a_fine_tuning_has_nothing_of_it(finet
         key = f"finetune/checkpoints/{name}.ckpt"
         entry = entries[key]
         assert (entry.wandb_run_id, entry.metrics, entry.monitor and entry.monitor.value) == (None, {}, None), name
+        assert (entry.config_path, entry.wandb_path) == (None, None)
+        assert entry.unused is not None
+        assert entry.unused.config == "finetune/config.yaml"
+        assert told["run"] in str(entry.unused.run)
         subjects = [re.split(" contradicts | was not used", warning)[0] for warning in warnings_of(root, key)]
         assert subjects[-2:] == [
             "the configuration finetune/config.yaml", f"the run {told['run']}",

@@ -27,8 +27,10 @@ def test_a_time_that_cannot_be_written_is_none() -> None:
     assert times == ["1970-01-01T00:00:00.000000Z", None]
 
 
-@given(STAMPS)
-def test_the_stamp_of_an_entry_is_the_one_that_was_written_into_it(stamp: Stamp) -> None:
+@given(STAMPS, st.sets(st.sampled_from(["config", "wandb"])))
+def test_the_stamp_of_an_entry_is_the_one_that_was_written_into_it(stamp: Stamp, unused: set[str]) -> None:
     entry = bare_entry(Key("a/last.ckpt"), stamp.fingerprint, stamp.link_target, None)
-    write_stamp(entry, stamp)
+    write_stamp(entry, stamp, unused=unused)
     assert stamp_of(entry) == stamp
+    assert entry.config_path == (stamp.config[0] if stamp.config and "config" not in unused else None)
+    assert entry.wandb_path == (stamp.run[0] if stamp.run and "wandb" not in unused else None)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ckpt_indexer.metadata import names
 from ckpt_indexer.metadata.names import lone_numbers, parse_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOTHING = (None, None)
 
@@ -118,3 +124,19 @@ def test_nan_is_a_number_of_a_metric() -> None:
 
 def test_lone_numbers_are_whole_and_have_no_name() -> None:
     assert lone_numbers("run_7/03-16_v1_lr0.1_val=4.ckpt") == {3, 16}
+
+
+def test_of_the_thousands_of_metrics_that_a_run_has_only_those_in_the_name_are_looked_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def counted(real: Callable[[str], Any]) -> Callable[[str], Any]:
+        return lambda name: (asked.append(name), real(name))[1]  # type: ignore[func-returns-value]
+
+    for place, name in ((names, "words_of"), (names, "is_setting_name"), (re, "escape")):
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
+    known = {f"layer_{i}/grad_norm" for i in range(3_000)} | {"val/foo_bar", "foo_bar", "NDS"}
+    found = parse_name("net-foo_bar=0.25-epoch=3-NDS-0.75.ckpt", known)
+    assert (found.epoch, found.metrics) == (3, {"foo_bar": 0.25, "NDS": 0.75})
+    assert set(asked) <= {"val/foo_bar", "foo_bar", "NDS", "epoch"}

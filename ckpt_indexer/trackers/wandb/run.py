@@ -12,7 +12,7 @@ Which run a checkpoint belongs to, in this order, and otherwise to none:
 3. ``wandb/`` stands in the checkpoint's own run folder (its experiment's, or where its configuration is), holds the
    folders of one id only, and the run began before the checkpoint was written.
 
-Other things lie there, too: what the checkpoint itself says against such a run is weighed in ``metadata.belonging``.
+Other things lie there, too: ``metadata.belonging`` compares what the checkpoint itself says with such a run.
 
 ``latest-run`` is never read: it names the run that began last, which says nothing about a checkpoint, and the names
 say that too.
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import posixpath
 import re
@@ -72,7 +73,7 @@ class RunPath(NamedTuple):
     id: str
 
 
-class Run(msgspec.Struct, kw_only=True):
+class Run(msgspec.Struct, kw_only=True, dict=True):
     """What is known of a run."""
 
     id: str
@@ -86,6 +87,11 @@ class Run(msgspec.Struct, kw_only=True):
     started_ns: int | None = None  # since 1970
     path: Key | None = None  # of its (oldest) folder, ``None`` if it is known from elsewhere
     fingerprint: Fingerprint | None = None
+
+    @functools.cached_property
+    def metric_names(self) -> frozenset[str]:
+        """Return the names in all rows; computed once, as the checkpoints of a run share it."""
+        return frozenset(name for row in self.rows for name in row.metrics)
 
     @property
     def run_path(self) -> RunPath | None:

@@ -368,6 +368,12 @@ def test_metrics_are_taken_from_the_one_row_that_fits(epoch, global_step, batche
     assert metrics_at(run, epoch=epoch, global_step=global_step, batches=batches) == metrics
 
 
+def test_the_names_of_a_runs_metrics_are_computed_once() -> None:
+    run = Run(id="el1e2may", rows=[LoggedRow(0, 1, {"a": 1.0, "b": 2.0}), LoggedRow(0, 2, {"c": 3.0})])
+    assert run.metric_names == {"a", "b", "c"}
+    assert run.metric_names is run.metric_names
+
+
 # --- the log, judged by wandb's own definition of it ---
 
 
