@@ -90,6 +90,7 @@ def _check_lengths(stream: io.BufferedReader, places: dict[str, int], storages: 
     One short read each, past the buffer: filled anew for every storage, that would read most of the file.
     """
     raw = stream.raw
+    buffered_to = raw.tell()
     for key, place in places.items():
         raw.seek(place - _COUNT.size, 0)
         found = raw.read(_COUNT.size) or b""
@@ -100,7 +101,7 @@ def _check_lengths(stream: io.BufferedReader, places: dict[str, int], storages: 
         if count != numel and (not numel or count * (size // numel) % (1 << 64) != size):  # as torch multiplies
             message = f"the storage {text(key)[:KEY_MAX]} says that it has {count} elements, not {numel}"
             raise FormatProblem("container-damaged", message)
-    stream.seek(0)  # the buffer does not know that the file's offset moved
+    raw.seek(buffered_to, 0)  # where the buffer believes it to be
 
 
 def read_tar(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStorage]:
