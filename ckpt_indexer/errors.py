@@ -136,14 +136,23 @@ class NotRegularFile(CkptIndexerError, OSError):
 class FormatProblem(CkptIndexerError):
     """{message}"""
 
-    def __init__(self, code: str, message: str, *, format: Format | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        format: Format | None = None,  # noqa: A002
+        at: int | None = None,
+    ) -> None:
         """Build the error of bytes that are no readable checkpoint: a problem's *code* and *message*.
 
         Raised inside ``formats`` only, where ``read_facts`` turns it into facts. *format* is what they are instead.
+        *at* is the offset of the damage, where it may be that nothing was written there.
         """
         super().__init__(message=message)
         self.code = code
         self.format = format
+        self.at = at
 
     @property
     def problem(self) -> Problem:

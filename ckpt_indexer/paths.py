@@ -26,6 +26,7 @@ OTHER_SIDECAR_ENDS = (".metadata.yaml", ".metadata.json")
 # A configuration of one checkpoint, beside it: "best.config.yaml".
 OWN_CONFIG_ENDS = (".config.yaml", ".config.yml", ".config.json", ".resolved.config.json")
 KNOWN_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")  # of what may share such a file with a checkpoint
+OWN_PREFIX = ".checkpoint_index."  # of the names of the index and of what belongs to it
 INDEX_NAME = RelPath(".checkpoint_index.json")
 LOCK_NAME = ".checkpoint_index.lock"
 DAEMON_LOCK_NAME = ".checkpoint_index.daemon.lock"
@@ -103,6 +104,15 @@ def is_suffix(suffix: str) -> bool:
 
 def is_checkpoint(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     return name.endswith(suffixes)
+
+
+def is_ours(name: str) -> bool:
+    """Return whether this project writes a file of that name: the index and what belongs to it, or a sidecar.
+
+    >>> is_ours(".checkpoint_index.daemon.json"), is_ours("a.ckpt.metadata.yaml"), is_ours("a.ckpt")
+    (True, True, False)
+    """
+    return name.startswith(OWN_PREFIX) or name.endswith(SIDECAR_SUFFIX) or is_temporary(name)
 
 
 def is_temporary(name: str) -> bool:

@@ -123,6 +123,9 @@ def apply(request: Rebuild, *, on_progress: Callable[[int, int], object] = lambd
 def run_pass(root: str, settings: Settings, places: tuple[RelPath, ...] = (ROOT,)) -> None:
     """Bring the index of *root* in line with the disk in *places*, as a daemon would.
 
+    It never waits: a training calls it after each save. What was read within its time stamp's second is as it was read;
+    see ``_finish``.
+
     Raises:
         RootUnusable: the root cannot be listed.
         StoreError, OSError: nothing was lost, and the index was not written.
@@ -134,7 +137,7 @@ def run_pass(root: str, settings: Settings, places: tuple[RelPath, ...] = (ROOT,
         snapshot = indexer.scan_and_plan(places)
         if ROOT in snapshot.unseen:
             raise RootUnusable(root=root, reason=snapshot.unseen[ROOT])
-        _finish(indexer)
+        indexer.finish()
 
 
 class _Disk(NamedTuple):
@@ -199,7 +202,10 @@ def _work(indexer: Indexer, tally: _Tally, on_progress: Callable[[int, int], obj
 
 
 def _finish(indexer: Indexer) -> None:
-    """Carry out and commit what is planned, and read once more what was read too early: nobody else will do that."""
+    """Carry out and commit what is planned, then wait for and read again what was read too early to be trusted.
+
+    The wait is at most ``DOUBTS_MAX`` times ``judge.COARSE_S``.
+    """
     indexer.finish()
     for _ in range(DOUBTS_MAX):
         if (wait_s := indexer.doubtful_s()) is None:

@@ -1,37 +1,43 @@
 """A checkpoint's file together with what stands beside it and says whether it is whole.
 
 Owns two kinds of evidence that no file has in itself: the control file of a downloader, and the index of the shards
-that it is one of. Each is looked for by its name, two to six calls of the system in all; nothing is opened through a
-link. What follows becomes the facts' problem or a warning. Which of a set's shards have to be read again when one
-changes is said here, too.
+that it is one of. Each is looked for by its name, in two to six calls of the system for a file that is no shard; the
+headers of a set are read once, not once for each of its shards. Only a shard's index may be a link, and only to a
+place below the root. What follows becomes the facts' problem or a warning.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import posixpath
 import stat
+import time
 from typing import TYPE_CHECKING
 
+from ckpt_indexer import paths
 from ckpt_indexer.errors import NotRegularFile
-from ckpt_indexer.formats.frameworks.sharded import index_names_of, may_be_short, problem_of_shards, shards_of_set
+from ckpt_indexer.formats.frameworks.sharded import index_names_of, may_be_short, problem_of_shards
 from ckpt_indexer.model import Problem
-from ckpt_indexer.paths import Key, RelPath, split
-from ckpt_indexer.tree.local import opened_at, opened_folder
+from ckpt_indexer.paths import RelPath, split
+from ckpt_indexer.tree.local import fingerprint_of, opened_at, opened_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from ckpt_indexer.formats.facts import Facts, ShardIndex
-    from ckpt_indexer.model import Fingerprint, Stamp
-    from ckpt_indexer.passes.scan import Found
+    from ckpt_indexer.model import Fingerprint
     from ckpt_indexer.sandbox.owner import Reader
 
 CONTROL_END = ".aria2"  # beside the file that it is about, until that is whole
-CONTROL_NS = 120 * 10**9  # aria2 saves it every 60 s: what was written so much later was written by something else
+# A downloader that runs has written meanwhile: aria2 saves its control file every 60 s, at most every 600 s. What was
+# written so much later was written by something else.
+QUIET_NS = 900 * 10**9
 # Another, unfinished file, which takes the name when it is whole: Firefox and others, Chrome, huggingface_hub.
 PART_ENDS = (".part", ".crdownload", ".incomplete")
+HUB_FOLDER = ".cache/huggingface/download"  # where huggingface_hub writes what it downloads into a folder
+SETS_KEPT_MAX = 8  # whose shards' headers were read: they are read one after the other
 
 
 def read_file(root: str, path: RelPath, descriptor: int, reader: Reader, *, name: RelPath | None = None) -> Facts:
@@ -45,7 +51,7 @@ def read_file(root: str, path: RelPath, descriptor: int, reader: Reader, *, name
     shard = path if name is None else name
     if (candidates := index_names_of(posixpath.basename(shard))) and (facts.problem is None):
         with contextlib.suppress(OSError):
-            _heed_shards(root, shard, candidates, facts, reader)
+            _heed_shards(root, path, shard, candidates, facts, reader)
     return facts
 
 
@@ -61,15 +67,17 @@ def _heed_downloads(root: str, path: RelPath, mtime_ns: int, facts: Facts) -> No
                 continue
             if end != CONTROL_END:
                 facts.warnings.append(f"{name}{end} stands beside it: another download of it is not finished")
-            elif mtime_ns > status.st_mtime_ns + CONTROL_NS:
+            elif mtime_ns > status.st_mtime_ns + QUIET_NS:
                 facts.warnings.append(f"{name}{end} stands beside it and is older: a download that was given up")
             elif facts.problem is None or facts.problem.status == "corrupt":
                 message = f"its download is not finished: aria2's {name}{end} stands beside it"
                 facts.problem = Problem.of("truncated", message)
 
 
-def _heed_shards(root: str, path: RelPath, candidates: Collection[str], facts: Facts, reader: Reader) -> None:
-    folder, own_name = split(path)
+def _heed_shards(
+    root: str, path: RelPath, shard: RelPath, candidates: Collection[str], facts: Facts, reader: Reader
+) -> None:
+    folder, own_name = split(shard)
     with opened_folder(root, folder) as folder_fd:
         for index_name in candidates:
             try:
@@ -81,7 +89,7 @@ def _heed_shards(root: str, path: RelPath, candidates: Collection[str], facts: F
             elif own_name not in index.files:
                 facts.warnings.append(f"{index_name} beside it does not name it")
             else:
-                facts.problem = _problem_of_set(folder_fd, index, own_name, reader)
+                facts.problem = _problem_of_set(root, path, shard, index, reader)
             return
 
 
@@ -98,40 +106,45 @@ def _read_index(root: str, folder: RelPath, folder_fd: int, name: str, reader: R
             return reader.read_index(file)
 
 
-def _problem_of_set(folder_fd: int, index: ShardIndex, own_name: str, reader: Reader) -> Problem | None:
-    sizes = {}
-    for name in index.files:
-        with contextlib.suppress(OSError):  # a link to nothing is a shard that is missing
-            sizes[name] = os.stat(name, dir_fd=folder_fd).st_size
+def _problem_of_set(root: str, path: RelPath, shard: RelPath, index: ShardIndex, reader: Reader) -> Problem | None:
+    folder, _ = split(shard)
+    statuses: dict[str, os.stat_result] = {}
+    with opened_folder(root, folder) as folder_fd:
+        for name in index.files:
+            with contextlib.suppress(OSError):  # a link to nothing is a shard that is missing
+                statuses[name] = os.stat(name, dir_fd=folder_fd)
+    sizes = {name: status.st_size for name, status in statuses.items()}
     problem = problem_of_shards(index, sizes)
+    if problem is not None and problem.code == "record-missing":
+        part = _find_running_download(root, (folder, RelPath(posixpath.join(folder, HUB_FOLDER)), split(path)[0]))
+        return problem if part is None else Problem.of("truncated", f"{problem.message}; {part} is being downloaded")
     if problem is not None or not may_be_short(index, sizes):
         return problem
-    for name in index.files:
-        if name == own_name:
-            continue
-        with contextlib.suppress(OSError), opened_at(folder_fd, name) as file:
-            found = reader.read_checkpoint(file).problem
-            if found is not None:
-                return Problem.of(found.code, f"the shard {name}: {found.message}")
+    return _problem_of_shard(
+        root, folder, tuple((name, fingerprint_of(statuses[name])) for name in index.files), reader
+    )
+
+
+def _find_running_download(root: str, folders: Collection[RelPath]) -> str | None:
+    """Find a file in *folders* that a downloader is writing, or was until a few minutes ago."""
+    since_ns = time.time_ns() - QUIET_NS
+    for folder in folders:
+        with contextlib.suppress(OSError), opened_folder(root, folder) as folder_fd:
+            for name in sorted(os.listdir(folder_fd)):
+                if name.endswith((CONTROL_END, *PART_ENDS)) and os.stat(name, dir_fd=folder_fd).st_mtime_ns > since_ns:
+                    return paths.to_text(name)
     return None
 
 
-def siblings_to_read(
-    read: Mapping[Key, Found], removed: Collection[Key], stamps: Mapping[Key, Stamp | None]
-) -> set[Key]:
-    """Return the keys, among those of *stamps*, of shards whose set has another shard that came, changed or went.
-
-    *read* and *removed* are what a scan found to be new or changed, and gone.
-    """
-    changed = [key for key, found in read.items() if _is_news(stamps.get(key, ()), found.stamp.fingerprint)]
-    siblings: set[Key] = set()
-    for key in (*changed, *removed):
-        if "-of-" in key and key not in siblings:
-            folder, _, name = key.rpartition("/")
-            siblings.update(Key(posixpath.join(folder, each)) for each in shards_of_set(name))
-    return {key for key in siblings if key in stamps and key not in read and key not in removed}
-
-
-def _is_news(stamp: Stamp | tuple[()] | None, fingerprint: Fingerprint) -> bool:
-    """Return whether a file is new or changed; one that was only marked to be read again is no news."""
-    return stamp == () or (stamp is not None and not isinstance(stamp, tuple) and stamp.fingerprint != fingerprint)
+@functools.lru_cache(maxsize=SETS_KEPT_MAX)
+def _problem_of_shard(
+    root: str, folder: RelPath, shards: tuple[tuple[str, Fingerprint], ...], reader: Reader
+) -> Problem | None:
+    """Read the headers of a whole set and name a shard that is not; kept, as each of the set's shards asks."""
+    with opened_folder(root, folder) as folder_fd:
+        for name, _ in shards:
+            with contextlib.suppress(OSError), opened_at(folder_fd, name) as file:
+                found = reader.read_checkpoint(file).problem
+                if found is not None and found.status != "unreadable":  # that may pass, and this answer is kept
+                    return Problem.of(found.code, f"the shard {name}: {found.message}")
+    return None

@@ -19,14 +19,13 @@ from ckpt_indexer.index import codec
 from ckpt_indexer.index.store import Store
 from ckpt_indexer.metadata.entry import bare_entry
 from ckpt_indexer.model import Problem
-from ckpt_indexer.passes.beside import siblings_to_read
 from ckpt_indexer.passes.changes import Changes
 from ckpt_indexer.passes.examine import Examined, Examiner
 from ckpt_indexer.passes.in_flight import InFlight
 from ckpt_indexer.passes.judge import COARSE_S
 from ckpt_indexer.passes.known import Cause, Known
 from ckpt_indexer.passes.orphans import Orphans
-from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile
+from ckpt_indexer.passes.reconcile import Scope, places_linked_to, reconcile, siblings_to_read
 from ckpt_indexer.passes.retries import Retries, retry_kind
 from ckpt_indexer.passes.scan import scan
 from ckpt_indexer.tree.local import remove_temporary
@@ -248,7 +247,7 @@ class Indexer:
         A file that changes within one tick of its file system's clock keeps its fingerprint.
         """
         now_s = self._clock()
-        due_s = self._retries.once_due_s(now_s, COARSE_S)
+        due_s = self._retries.last_single_due_s(now_s, COARSE_S)
         return max(0.0, due_s - now_s) if due_s > float("-inf") else None
 
     def pop_due_retries(self) -> set[RelPath]:

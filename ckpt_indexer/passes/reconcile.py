@@ -1,22 +1,25 @@
 """What has to be done so that the index says what the disk says: a pure function of the two.
 
 ``reconcile(snapshot, known)`` compares stamps and decides; it reads no file and no clock. Applying its plan and
-reconciling again gives an empty plan (tested as a property).
+reconciling again gives an empty plan (tested as a property). ``siblings_to_read`` adds to a plan the shards that are
+judged together with what it reads.
 """
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from ckpt_indexer import paths
-from ckpt_indexer.paths import Either
+from ckpt_indexer.formats.frameworks.sharded import shards_of_set
+from ckpt_indexer.paths import Either, Key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from ckpt_indexer.model import Fingerprint, Stamp
     from ckpt_indexer.passes.scan import Found, Snapshot
-    from ckpt_indexer.paths import Key, RelPath
+    from ckpt_indexer.paths import RelPath
 
 
 FEW = 32  # places; a text is compared with so many in the time that looking up its folders takes
@@ -49,6 +52,27 @@ def reconcile(
     found = snapshot.found
     remove = [key for key in candidates if key not in found and scope.covers(key) and not unseen.covers(key)]
     return Plan(read, remove, dict(snapshot.orphans))
+
+
+def siblings_to_read(
+    read: Mapping[Key, Found], removed: Collection[Key], stamps: Mapping[Key, Stamp | None]
+) -> set[Key]:
+    """Return the keys, among those of *stamps*, of shards whose set has another shard that came, changed or went.
+
+    *read* and *removed* are what a scan found to be new or changed, and gone.
+    """
+    changed = [key for key, found in read.items() if key not in stamps or _differs(stamps[key], found)]
+    siblings: set[Key] = set()
+    for key in (*changed, *removed):
+        if "-of-" in key and key not in siblings:
+            folder, _, name = key.rpartition("/")
+            siblings.update(Key(posixpath.join(folder, each)) for each in shards_of_set(name))
+    return {key for key in siblings if key in stamps and key not in read and key not in removed}
+
+
+def _differs(stamp: Stamp | None, found: Found) -> bool:
+    """Return whether a file is another one; one that was only marked to be read again is not."""
+    return stamp is not None and stamp.fingerprint != found.stamp.fingerprint
 
 
 class Scope(Generic[Either]):

@@ -72,8 +72,11 @@ class Retries:
         """Return the moment from which on ``pop_due`` has something; infinity if nothing is planned."""
         return min((planned.backoff.due_s for planned in self._planned.values()), default=float("inf"))
 
-    def once_due_s(self, now_s: float, delay_max_s: float) -> float:
-        """Return the last moment, at most *delay_max_s* from now, at which something is to be read once more."""
+    def last_single_due_s(self, now_s: float, delay_max_s: float) -> float:
+        """Return when the last of the retries made by ``plan_once`` is due, of those due within *delay_max_s*.
+
+        Minus infinity if there is none; retries that are repeated (``plan``) do not count.
+        """
         moments = [planned.backoff.due_s for planned in self._planned.values() if planned.kind is None]
         return max((due_s for due_s in moments if due_s <= now_s + delay_max_s), default=float("-inf"))
 

@@ -56,16 +56,17 @@ def survey(root: str, *, must_exist: bool = False, suffixes: tuple[str, ...] | N
 
 
 def count_endings(root: str) -> dict[str, int]:
-    """Count the files below *root* by how their names end, those that checkpoints often have first.
+    """Count the files below *root* by how their names end, as keys write it, those that checkpoints often have first.
 
-    Folders that cannot be listed, our own files and those without an ending are left out.
+    Folders that cannot be listed, hidden folders, our own files and those without an ending are left out.
     """
     counts: Counter[str] = Counter()
-    for _, _, names in os.walk(root):
+    for _, folders, names in os.walk(root):
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
         for name in names:
             ending = next((each for each in LIKELY_SUFFIXES if name.endswith(each)), os.path.splitext(name)[1])
-            if ending and name not in (paths.INDEX_NAME, paths.LOCK_NAME) and not paths.is_temporary(name):
-                counts[ending] += 1
+            if ending and not paths.is_ours(name):
+                counts[paths.to_text(ending)] += 1
         if counts.total() > FILES_MAX:
             break
     return dict(sorted(counts.items(), key=lambda item: (item[0] not in LIKELY_SUFFIXES, -item[1], item[0])))

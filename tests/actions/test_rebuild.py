@@ -129,6 +129,15 @@ def test_what_was_read_too_early_is_read_once_more_before_the_end(tree: Path, mo
     assert (slept, scanned) == ([0.7, 0.2], [("",), *[{f"{FOLDER}/e0.ckpt"}] * 2])
 
 
+def test_a_pass_waits_for_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = [0.7]
+    slept = list[float]()
+    monkeypatch.setattr(Indexer, "doubtful_s", lambda _: waits.pop(0) if waits else None)
+    monkeypatch.setattr("ckpt_indexer.actions.rebuild.time.sleep", slept.append)
+    run_pass(str(tree), Settings())
+    assert (slept, sorted(read_index(tree).entries)) == ([], ALL)
+
+
 def test_a_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     for act in (plan, apply):
         with pytest.raises(RootUnusable, match="there is no such folder"):

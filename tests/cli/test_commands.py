@@ -133,6 +133,15 @@ def test_a_rebuild_that_finds_nothing_says_what_is_there_and_what_would_see_it(t
     assert as_json("rebuild", root, "-n", "--suffixes", ".pt,.safetensors")["total"] == 3
 
 
+def test_other_files_are_those_of_people_and_their_names_may_be_no_text(tmp_path: Path) -> None:
+    for name in (".git/objects/x.pack", ".checkpoint_index.daemon.json", "gone.ckpt.metadata.yaml", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/x.\xff")).write_bytes(b"")
+    assert as_json("rebuild", tmp_path, "-n")["other_files"] == {".\\xff": 1, ".txt": 1}
+    assert "other files there: 1 .\\xff, 1 .txt\n" in run("rebuild", tmp_path, "-n").stderr
+
+
 def test_a_rebuild_of_a_folder_without_any_file_says_so(tmp_path: Path) -> None:
     told = f"nothing below {tmp_path} ends in .pt or .pth, and there are no other files\n"
     assert run("rebuild", tmp_path, "-n", "--suffixes", ".pt,.pth").stderr == told

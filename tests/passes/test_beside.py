@@ -14,10 +14,9 @@ from ckpt_indexer import read_index
 from ckpt_indexer.actions.rebuild import Rebuild, apply
 from ckpt_indexer.actions.validate import Validate, plan
 from ckpt_indexer.actions.validate import apply as validate
-from ckpt_indexer.model import Problem, Stamp
-from ckpt_indexer.passes.beside import CONTROL_NS, read_file, siblings_to_read
-from ckpt_indexer.passes.scan import Found
-from ckpt_indexer.paths import Key, RelPath
+from ckpt_indexer.model import Problem
+from ckpt_indexer.passes.beside import QUIET_NS, read_file
+from ckpt_indexer.paths import RelPath
 from ckpt_indexer.settings import Settings
 from ckpt_indexer.tree.local import opened_file
 
@@ -60,7 +59,7 @@ def test_a_file_that_aria2_is_about_to_finish_is_incomplete_however_whole_it_loo
 def test_a_control_file_that_is_older_than_its_file_was_given_up(downloaded: Path, reader: Reader) -> None:
     (downloaded / "run/x.ckpt.aria2").write_bytes(b"control")
     written_ns = (downloaded / "run/x.ckpt").stat().st_mtime_ns
-    os.utime(downloaded / "run/x.ckpt.aria2", ns=(0, written_ns - CONTROL_NS - 1))
+    os.utime(downloaded / "run/x.ckpt.aria2", ns=(0, written_ns - QUIET_NS - 1))
     facts = read(downloaded, "run/x.ckpt", reader)
     told = "x.ckpt.aria2 stands beside it and is older: a download that was given up"
     assert (facts.problem, facts.warnings[-1]) == (None, told)
@@ -135,6 +134,40 @@ def test_each_shard_names_the_one_that_is_missing_and_is_good_again_when_it_is_b
     assert problems(sharded) == dict.fromkeys([first, second, third])
 
 
+@pytest.mark.parametrize("part", ["{}.incomplete", "other.part", ".cache/huggingface/download/{}.x.incomplete"])
+def test_a_shard_that_is_missing_while_something_is_downloaded_is_waited_for(part: str, sharded: Path) -> None:
+    first, second, third = shards(sharded)
+    problems(sharded)
+    (sharded / second).unlink()
+    downloading = sharded / part.format(second)
+    downloading.parent.mkdir(parents=True, exist_ok=True)
+    downloading.write_bytes(b"half")
+    waiting = ("truncated", f"the shard {second} is missing; {downloading.name} is being downloaded")
+    assert problems(sharded) == {first: waiting, third: waiting}
+    long_ago_ns = downloading.stat().st_mtime_ns - QUIET_NS - 1
+    os.utime(downloading, ns=(long_ago_ns, long_ago_ns))
+    missing = ("record-missing", f"the shard {second} is missing")
+    assert problems(sharded) == {first: missing, third: missing}
+
+
+def test_a_shard_that_is_missing_from_a_cache_while_a_blob_is_downloaded_is_waited_for(
+    sharded: Path, reader: Reader
+) -> None:
+    blobs, folder = sharded / "blobs", sharded / "snapshots/1"
+    blobs.mkdir()
+    folder.mkdir(parents=True)
+    first, second, _ = shards(sharded)
+    for path in [path for path in sharded.iterdir() if path.is_file() and path.name != second]:
+        path.rename(blobs / path.name)
+        (folder / path.name).symlink_to(blobs / path.name)
+    (blobs / "0123.incomplete").write_bytes(b"half")
+    with opened_file(str(sharded), RelPath(f"blobs/{first}")) as descriptor:
+        name = RelPath(f"snapshots/1/{first}")
+        facts = read_file(str(sharded), RelPath(f"blobs/{first}"), descriptor, reader, name=name)
+    message = f"the shard {second} is missing; 0123.incomplete is being downloaded"
+    assert facts.problem == Problem("truncated", message)
+
+
 def test_a_sidecar_that_was_written_when_the_set_was_whole_is_not_believed(sharded: Path) -> None:
     problems(sharded)
     first, second, third = shards(sharded)
@@ -159,6 +192,22 @@ def test_writers_that_count_tied_tensors_twice_are_no_damage(sharded: Path, read
     index["metadata"]["total_size"] *= 2
     path.write_text(json.dumps(index))
     assert [read(sharded, name, reader).problem for name in shards(sharded)] == [None] * 3
+
+
+def test_the_headers_of_a_set_are_read_once(sharded: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = sharded.glob("*.index.json")
+    index = json.loads(path.read_text())
+    index["metadata"]["total_size"] *= 2
+    path.write_text(json.dumps(index))
+    count, read_checkpoint = [0], type(reader).read_checkpoint
+
+    def counted(self: Reader, file: int) -> Facts:
+        count[0] += 1
+        return read_checkpoint(self, file)
+
+    monkeypatch.setattr(type(reader), "read_checkpoint", counted)
+    assert [read(sharded, name, reader).problem for name in shards(sharded) * 2] == [None] * 6
+    assert count == [6 + 3]
 
 
 def test_an_index_that_says_nothing_of_it_or_is_none_is_told(sharded: Path, reader: Reader) -> None:
@@ -193,22 +242,3 @@ def test_links_to_the_files_of_a_cache_are_followed_below_the_root_only(sharded:
     bad = {result.path: result.problem for result in validate(plan(Validate(paths=(str(tmp_path),)))).bad}
     assert [str(bad[str(tmp_path / name)]).count("is missing") for name in (first, third)] == [1, 1]
     assert broken[first] == broken[third] == f"the shard {second.rpartition('/')[2]} is missing"  # type: ignore[index]
-
-
-def found(size: int) -> Found:
-    return Found(Stamp((size, 0, 0)))
-
-
-def test_the_rest_of_a_set_is_read_again_when_one_of_it_is_new_changed_or_gone() -> None:
-    other = Key("a/x.bin")
-    names = [Key(f"a/m-0000{number}-of-00003.bin") for number in (1, 2, 3)]
-    stamps: dict[Key, Stamp | None] = {name: Stamp((1, 0, 0)) for name in (*names, other)}
-    rest = set(names[1:])
-    assert siblings_to_read({names[0]: found(2)}, [], stamps) == rest
-    assert siblings_to_read({}, [names[0]], stamps) == rest
-    assert siblings_to_read({names[0]: found(1)}, [], {name: stamps[name] for name in names[1:]}) == rest
-    # Marked, or with another sidecar: no news.
-    assert siblings_to_read({names[0]: found(1)}, [], {**stamps, names[0]: None}) == set()
-    assert siblings_to_read({names[0]: found(1)}, [], stamps) == set()
-    assert siblings_to_read({other: found(2)}, [], stamps) == set()
-    assert siblings_to_read({name: found(2) for name in names}, [], stamps) == set()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ckpt_indexer import paths
 from ckpt_indexer.model import Stamp
-from ckpt_indexer.passes.reconcile import FEW, Scope, places_linked_to, reconcile
+from ckpt_indexer.passes.reconcile import FEW, Scope, places_linked_to, reconcile, siblings_to_read
 from ckpt_indexer.passes.scan import Found, Snapshot
 from ckpt_indexer.paths import Key, RelPath, to_key
 
@@ -74,3 +74,18 @@ def test_an_entry_that_has_to_be_made_again_is_read_though_its_stamp_is_unknown(
 def test_links_into_a_place_are_looked_at_with_it() -> None:
     links = {Key("a/last.ckpt"): Key("a/e.ckpt"), Key("b/last.ckpt"): Key("b/e.ckpt")}
     assert places_linked_to({RelPath("b")}, links) == {"b", "b/last.ckpt"}
+
+
+def test_the_rest_of_a_set_is_read_again_when_one_of_it_is_new_changed_or_gone() -> None:
+    other = Key("a/x.bin")
+    names = [Key(f"a/m-0000{number}-of-00003.bin") for number in (1, 2, 3)]
+    stamps: dict[Key, Stamp | None] = {name: Stamp((1, 0, 0)) for name in (*names, other)}
+    rest = set(names[1:])
+    assert siblings_to_read({names[0]: Found(Stamp((2, 0, 0)))}, [], stamps) == rest
+    assert siblings_to_read({}, [names[0]], stamps) == rest
+    assert siblings_to_read({names[0]: Found(Stamp((1, 0, 0)))}, [], {name: stamps[name] for name in names[1:]}) == rest
+    # Marked, or with another sidecar: no news.
+    assert siblings_to_read({names[0]: Found(Stamp((1, 0, 0)))}, [], {**stamps, names[0]: None}) == set()
+    assert siblings_to_read({names[0]: Found(Stamp((1, 0, 0)))}, [], stamps) == set()
+    assert siblings_to_read({other: Found(Stamp((2, 0, 0)))}, [], stamps) == set()
+    assert siblings_to_read({name: Found(Stamp((2, 0, 0))) for name in names}, [], stamps) == set()

@@ -97,7 +97,7 @@ def test_what_is_read_once_soon_is_waited_for_and_nothing_else() -> None:
     retries = Retries()
     retries.plan(Key("being written"), "incomplete", 0.0)
     retries.plan_once(Key("its run is logged later"), 35.0, 0.0)
-    assert retries.once_due_s(0.0, 2.0) == float("-inf")
+    assert retries.last_single_due_s(0.0, 2.0) == float("-inf")
     retries.plan_once(Key("soon"), 1.0, 0.0)
     retries.plan_once(Key("a little later"), 1.5, 0.0)
-    assert retries.once_due_s(0.0, 2.0) == 1.5
+    assert retries.last_single_due_s(0.0, 2.0) == 1.5

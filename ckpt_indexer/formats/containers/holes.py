@@ -2,8 +2,8 @@
 
 The file system reads them as zeros, and torch loads zeros. It also says where they are, which zeros that were written
 are not: one question for a file without any. That alone proves nothing: ZFS stores written zeros so, sparse copies
-(``rsync -S``, ``tar -S``) and ``torch.serialization.skip_data`` make holes, too. Where a record has a checksum, that
-decides; elsewhere the hole is only told.
+(``rsync -S``, ``tar -S``) and ``torch.serialization.skip_data`` make holes, too. In an archive the records' checksums
+decide (``is_archive_written``); in other formats a hole is only told, unless it is where the file is damaged.
 
 Source: lseek(2), SEEK_HOLE; file systems without it say that all is data.
 """
@@ -13,12 +13,10 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ckpt_indexer.errors import FormatProblem
-
-if TYPE_CHECKING:
-    from ckpt_indexer.formats.containers.torch_zip import Archive
+from ckpt_indexer.formats.containers.torch_zip import Archive, directory_start
 
 HOLES_MAX = 100  # looked at, the first ones
 CHECK_MAX = 64 << 20  # bytes of records that are held against their checksums, some 0.1 s
@@ -54,8 +52,22 @@ def _data_after(file: BinaryIO, start: int, size_bytes: int) -> int:
         return size_bytes
 
 
-def is_written(archive: Archive, holes: list[Hole]) -> bool | None:
-    """Return whether the zeros in the *holes* are what was written there; ``None``: its checksums do not say."""
+def is_archive_written(file: BinaryIO, size_bytes: int, holes: list[Hole]) -> bool | None:
+    """Return whether the zeros in an archive's *holes* are what was written there; ``None``: nothing says.
+
+    Raises:
+        Exception: of nearly any type; the archive became another one while it was read.
+
+    """
+    try:
+        archive = Archive(file, size_bytes)
+    except FormatProblem:
+        start = directory_start(file, size_bytes)
+        return False if start is not None and any(hole.end > start for hole in holes) else None
+    return _are_records_written(archive, holes)
+
+
+def _are_records_written(archive: Archive, holes: list[Hole]) -> bool | None:
     starts = sorted((record.header_offset, name) for name, record in archive.records.items())
     touched = {name for hole in holes for name in _touched(starts, hole)}
     if any(hole.start <= archive.records[name].header_offset < hole.end for name in touched for hole in holes):
@@ -68,8 +80,10 @@ def is_written(archive: Archive, holes: list[Hole]) -> bool | None:
             continue
         try:
             archive.read(name, inflate=True)
-        except FormatProblem:
-            return False
+        except FormatProblem as error:
+            if error.code in ("checksum-mismatch", "container-damaged"):
+                return False
+            is_proven = False
     return True if is_proven else None
 
 

@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from ckpt_indexer.errors import FormatProblem, reason_of
-from ckpt_indexer.formats.containers.holes import find_holes, is_written
+from ckpt_indexer.formats.containers.holes import Hole, find_holes, is_archive_written
 from ckpt_indexer.formats.containers.safetensors import HEADER_MAX, describe_safetensors
 from ckpt_indexer.formats.containers.torch_legacy import MAGIC_NUMBER, read_legacy, read_tar
 from ckpt_indexer.formats.containers.torch_zip import Archive, is_other_archive
@@ -22,7 +22,7 @@ from ckpt_indexer.formats.facts import Facts
 from ckpt_indexer.formats.frameworks import checkpoint, sharded
 from ckpt_indexer.formats.pickles.modules import state_dict_of_script
 from ckpt_indexer.formats.pickles.tensors import holds_storage, storage_of
-from ckpt_indexer.formats.pickles.unpickle import is_cut_short, unpickle
+from ckpt_indexer.formats.pickles.unpickle import is_at_zeros, is_cut_short, unpickle
 from ckpt_indexer.formats.pickles.values import value_reader
 from ckpt_indexer.model import Format, Problem
 
@@ -56,18 +56,24 @@ _FOREIGN: list[tuple[bytes, str]] = [
 
 
 def read_facts(file: BinaryIO) -> Facts:
-    """Read everything that the header of a checkpoint says; tensors stay unread.
+    """Read everything that the header of a checkpoint says; tensors stay unread, whatever the file's size.
 
-    *file* is seekable and unbuffered; two reads and one for each score are made, whatever its size. Of a legacy file
-    each storage's length is read, and where bytes were never written, the records that these are in.
+    *file* is seekable and unbuffered. Of an archive its two ends are read and each number that is a score or a count;
+    of a legacy file also the length of each storage; a plain pickle is read whole. Where bytes were never written, the
+    records that these are in are read, up to ``holes.CHECK_MAX``.
     """
-    facts = _read_facts(file)
-    with contextlib.suppress(OSError):
-        _heed_holes(file, facts)
+    facts = Facts()
+    error = _read_into(facts, file)
+    try:
+        _heed_holes(file, facts, error)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001, S110 - the file changed since it was read, and its fingerprint says so
+        pass
     return facts
 
 
-def _heed_holes(file: BinaryIO, facts: Facts) -> None:
+def _heed_holes(file: BinaryIO, facts: Facts, error: Exception | None) -> None:
     """Add what follows from bytes that were never written: what is damaged there is not written yet."""
     size = file.seek(0, os.SEEK_END)
     holes = find_holes(file, size)
@@ -75,20 +81,25 @@ def _heed_holes(file: BinaryIO, facts: Facts) -> None:
         return
     count = sum(hole.end - hole.start for hole in holes)
     message = f"{count} bytes, from byte {holes[0].start} on, were never written"
-    is_good = facts.problem is None
-    if is_good and facts.format in ("torch-zip", "torchscript"):
-        found = is_written(Archive(file, size), holes)
-        if found:
-            return
-        is_good = found is None
-    if is_good:
-        facts.warnings.append(f"{message}: they are a hole that reads as zeros, which may be right")
+    if facts.format in ("torch-zip", "torchscript"):
+        is_written = is_archive_written(file, size, holes)
     else:
+        is_written = False if _is_in_hole(error, holes) else None
+    if is_written is False:
         facts.problem = Problem.of("zero-filled", f"{message} (yet)")
+    elif is_written is None:
+        facts.warnings.append(f"{message}: they are a hole that reads as zeros, which may be right")
 
 
-def _read_facts(file: BinaryIO) -> Facts:
-    facts = Facts()
+def _is_in_hole(error: Exception | None, holes: list[Hole]) -> bool:
+    """Return whether what is damaged in a file that is no archive is where nothing was written."""
+    if isinstance(error, FormatProblem):
+        return error.at is not None and any(hole.start <= error.at < hole.end for hole in holes)
+    return error is not None and is_at_zeros(error)
+
+
+def _read_into(facts: Facts, file: BinaryIO) -> Exception | None:
+    """Fill *facts*, its problem too; return the error that became the problem."""
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -103,15 +114,18 @@ def _read_facts(file: BinaryIO) -> Facts:
     except FormatProblem as error:
         facts.problem = error.problem
         facts.format = error.format or facts.format
+        return error
     except OSError as error:
         facts.problem = Problem.of("io-error", reason_of(error))
+        return error
     except MemoryError:
         raise  # the process has to go: its heap is full of what the file made
     except Exception as error:  # noqa: BLE001 - unpickling raises nearly anything; the worker reports, never dies
         # In an archive the pickle has an end of its own; elsewhere it ends where the file does.
         code = "truncated" if facts.format in _ENDING_WITH_THE_FILE and is_cut_short(error) else "pickle-damaged"
         facts.problem = Problem.of(code, f"{type(error).__name__}: {error}")
-    return facts
+        return error
+    return None
 
 
 def identify(head: bytes, size_bytes: int) -> Format:

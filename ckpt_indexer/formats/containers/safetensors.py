@@ -66,7 +66,9 @@ def read_header(stream: IO[bytes], size_bytes: int) -> tuple[dict[str, TensorHea
         metadata = msgspec.json.decode(raw.pop("__metadata__", msgspec.Raw(b"null")), type=dict[str, str] | None) or {}
         tensors = {name: msgspec.json.decode(each, type=TensorHeader) for name, each in raw.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatProblem("container-damaged", f"the header cannot be read: {error}") from None
+        at = data.find(0)  # no JSON has a zero
+        place = LENGTH.size + at if at >= 0 else None
+        raise FormatProblem("container-damaged", f"the header cannot be read: {error}", at=place) from None
     begin = LENGTH.size + length
     _check(tensors, begin, size_bytes)
     return tensors, metadata, begin

@@ -90,6 +90,7 @@ def _check_lengths(stream: io.BufferedReader, places: dict[str, int], storages: 
     One short read each, past the buffer: filled anew for every storage, that would read most of the file.
     """
     raw = stream.raw
+    buffered_to = raw.tell()
     for key, place in places.items():
         raw.seek(place - _COUNT.size, 0)
         found = raw.read(_COUNT.size) or b""
@@ -99,8 +100,8 @@ def _check_lengths(stream: io.BufferedReader, places: dict[str, int], storages: 
         numel, size = storages[key].numel, storages[key].size_bytes
         if count != numel and (not numel or count * (size // numel) % (1 << 64) != size):  # as torch multiplies
             message = f"the storage {text(key)[:KEY_MAX]} says that it has {count} elements, not {numel}"
-            raise FormatProblem("container-damaged", message)
-    stream.seek(0)  # the buffer does not know that the file's offset moved
+            raise FormatProblem("container-damaged", message, at=place - _COUNT.size)
+    raw.seek(buffered_to, 0)  # where the buffer believes it to be
 
 
 def read_tar(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStorage]:
@@ -128,7 +129,9 @@ def read_tar(stream: IO[bytes], size_bytes: int) -> tuple[Unpickled, ReadStorage
         if len(missing) == 3:
             raise FormatProblem("not-a-checkpoint", "this is a tar archive, not a checkpoint", format="unknown")
         if missing:
-            raise FormatProblem("record-missing", f"a checkpoint of torch 0.1 without its member {min(missing)}")
+            raise FormatProblem(
+                "record-missing", f"a checkpoint of torch 0.1 without its member {min(missing)}", at=end
+            )
 
         def opened(name: str) -> IO[bytes]:
             file = tar.extractfile(members[name]) if members[name].isreg() else None  # a link would be followed

@@ -89,6 +89,17 @@ def is_skipped(trailing_bytes: int, size_bytes: int) -> bool:
     return 0 <= trailing_bytes <= TAIL_BYTES - _END.size and is_in_file
 
 
+def directory_start(file: BinaryIO, size_bytes: int) -> int | None:
+    """Return where the directory of a damaged archive begins by its last bytes; ``None`` where these do not say."""
+    file.seek(max(0, size_bytes - _END.size))
+    end = file.read(_END.size)
+    if len(end) < _END.size or end[:4] != _END_SIGNATURE:
+        return None
+    _, _, _, _, _, directory_bytes, _, _ = _END.unpack(end)
+    start: int = size_bytes - _END.size - _LOCATOR.size - _END64.size - directory_bytes
+    return start if start >= 0 else None
+
+
 class Archive:
     """An open archive: ``sizes``, in bytes, of its records by name without the archive's root folder.
 

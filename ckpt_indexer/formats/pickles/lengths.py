@@ -35,7 +35,7 @@ class _Step(NamedTuple):
 
 
 def asks_for_more(data: bytes, size_bytes: int) -> int | None:
-    r"""Return the first number in a pickle that more is asked for by than the *size_bytes* from its start on.
+    r"""Return the first length in the pickle that is larger than the file: than the *size_bytes* from its start on.
 
     *data* begins with the pickle. ``None`` where there is none, or it is not among the first ``STEPS_MAX`` opcodes.
 

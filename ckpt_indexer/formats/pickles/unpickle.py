@@ -172,7 +172,8 @@ def inert_class(module: str, name: str) -> type:
     if known is not None:
         return known
     if len(module) + len(name) > NAME_MAX:
-        raise pickle.UnpicklingError(f"a global's name has {len(module) + len(name)} characters")
+        kind = "characters, among them '\\x00'" if "\0" in module + name else "characters"
+        raise pickle.UnpicklingError(f"a global's name has {len(module) + len(name)} {kind}")
     return _FrozenType("Inert", (Inert,), {"__slots__": (), "module": module, "qualname": name})
 
 
@@ -251,3 +252,8 @@ def bytes_of(value: Any) -> bytes | None:
 def is_cut_short(error: Exception) -> bool:
     """Return whether unpickling failed because the bytes ended."""
     return isinstance(error, EOFError) or (isinstance(error, pickle.UnpicklingError) and "truncated" in str(error))
+
+
+def is_at_zeros(error: Exception) -> bool:
+    """Return whether unpickling failed because there were zeros: no opcode is zero, and no name has any."""
+    return isinstance(error, pickle.UnpicklingError) and r"'\x00'" in str(error)

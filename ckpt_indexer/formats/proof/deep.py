@@ -82,7 +82,7 @@ def _read_safetensors(file: BinaryIO, size: int) -> DeepFacts:
         if dtype in ITEM_BYTES:
             first, last = tensor.data_offsets
             names.setdefault(Span(first, last - first, dtype), []).append(name)
-        uncounted += tensor.dtype not in DTYPES  # a newer one, whose NaN looks like nobody knows what
+        uncounted += tensor.dtype not in DTYPES  # a newer dtype; how it encodes NaN is not known here
     counter = Counter(names)
     with Pieces(file, size, with_digest=True) as pieces:
         pieces.skip_to(begin)

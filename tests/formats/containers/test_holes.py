@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,6 +117,85 @@ def test_where_there_is_no_checksum_a_hole_is_told(form: str, tmp_path: Path) ->
     damaged = read(write_with_holes(tmp_path / "y", data, range(1)))
     assert damaged.problem is not None
     assert damaged.problem.status == "incomplete"
+
+
+def flipped(data: bytes, *places: int) -> bytes:
+    changed = bytearray(data)
+    for place in places:
+        changed[place] ^= 0xFF
+    return bytes(changed)
+
+
+def zeros_in(data: bytes) -> range:
+    """Return the pieces that are nothing but zeros."""
+    pieces = [n for n in range(len(data) // PIECE) if not any(data[n * PIECE : (n + 1) * PIECE])]
+    return range(pieces[0], pieces[-1] + 1)
+
+
+def test_an_archive_that_is_damaged_elsewhere_than_in_its_holes_is_damaged(tmp_path: Path) -> None:
+    data = saved()
+    in_pickle, directory = data.index(b"state_dict"), data.index(b"PK\x01\x02")
+    for damage in ((in_pickle, in_pickle + 3), (directory + 1,)):
+        path = write_with_holes(tmp_path / "x.ckpt", flipped(data, *damage), zeros_in(data))
+        problem = read(path).problem
+        assert problem is not None
+        assert (problem.status, problem.code != "zero-filled") == ("corrupt", True)
+
+
+def test_an_archive_whose_directory_was_not_written_is_incomplete(tmp_path: Path) -> None:
+    data = saved({f"w{number:05}": torch.ones(1) for number in range(3000)})
+    directory = data.index(b"PK\x01\x02")
+    piece = directory // PIECE + 1
+    assert (piece + 1) * PIECE < len(data) - 100
+    assert code(write_with_holes(tmp_path / "x.ckpt", data, range(piece, piece + 1))) == "zero-filled"
+
+
+TENSORS = {name: torch.ones(PIECE) for name in "abc"}
+IN_HOLES: dict[str, tuple[bytes, int]] = {  # a file, and the piece of it that is not written
+    "a JSON header": (safetensors.torch.save(TENSORS, {"note": "x" * 4 * PIECE}), 2),
+    "opcodes": (pickle.dumps([float(number) for number in range(50_000)], 2), 2),
+    "a class's name": (b"\x80\x02]q\x00(c" + b"m" * 4 * PIECE + b"\nname\ne.", 2),
+}
+
+
+@pytest.mark.parametrize("what", IN_HOLES)
+def test_what_is_damaged_because_it_was_not_written_is_incomplete(what: str, tmp_path: Path) -> None:
+    data, piece = IN_HOLES[what]
+    assert code(write_with_holes(tmp_path / "x", data, range(piece, piece + 1))) == "zero-filled"
+
+
+def test_a_length_of_a_legacy_storage_that_was_not_written_makes_it_incomplete(tmp_path: Path) -> None:
+    data = saved(TENSORS, _use_new_zipfile_serialization=False)
+    piece = data.rindex(PIECE.to_bytes(8, "little")) // PIECE
+    assert code(write_with_holes(tmp_path / "x", data, range(piece, piece + 1))) == "zero-filled"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "legacy", "pickle"])
+def test_what_is_damaged_elsewhere_than_in_the_hole_is_corrupt(form: str, tmp_path: Path) -> None:
+    data, damaged = {
+        "safetensors": (safetensors.torch.save(TENSORS), 9),
+        "legacy": (saved(TENSORS, _use_new_zipfile_serialization=False), 40),
+        "pickle": (pickle.dumps([b"\0" * 4 * PIECE, 1.5], 4), -2),
+    }[form]
+    facts = read(write_with_holes(tmp_path / "x", flipped(data, damaged), range(2, 3)))
+    assert facts.problem is not None
+    assert (facts.problem.status, facts.warnings[-1].endswith("which may be right")) == ("corrupt", True)
+
+
+def test_a_file_that_becomes_another_one_meanwhile_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = tmp_path / "x.ckpt", saved()
+
+    def overwritten(*_: object) -> list[Hole]:
+        path.write_bytes(versions.pop())
+        return [Hole(PIECE, 2 * PIECE)]
+
+    monkeypatch.setattr("ckpt_indexer.formats.containers.identify.find_holes", overwritten)
+    versions = [data[:-200], data[:1], b"", flipped(data, len(data) - 50), data[-98:]]
+    while versions:
+        path.write_bytes(data)
+        assert read(path).epoch == 3
 
 
 def test_data_that_torch_was_told_to_skip_is_told(tmp_path: Path) -> None:

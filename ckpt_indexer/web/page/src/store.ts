@@ -226,7 +226,7 @@ export class Store {
     this.wandb.set(row, entry.wandb_run_id);
     this.link.set(row, entry.link_target);
     this.health.set(row, healthOf(entry));
-    const modified = Date.parse(entry.mtime);
+    const modified = Date.parse(entry.mtime ?? "");
     this.modified.set(row, Number.isNaN(modified) ? undefined : modified);
     this.bytes.set(row, entry.size_bytes);
     this.epoch.set(row, entry.epoch ?? undefined);

@@ -27,7 +27,7 @@ export interface Entry {
   experiment: string;
   name: string;
   size_bytes: number;
-  mtime: string;
+  mtime: string | null; // null where it is no time that can be written
   format: string;
   status: Status;
   problem: Problem | null;

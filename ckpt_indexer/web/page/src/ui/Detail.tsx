@@ -254,7 +254,7 @@ function Body({ whole }: { whole: Whole }) {
         rows={[
           ["Path", <bdi class="wrap">{visible(whole.full_path)}</bdi>],
           ["Size", <span title={`${countText(whole.size_bytes)} bytes`}>{sizeText(whole.size_bytes)}</span>],
-          ["Written", momentText(Date.parse(whole.mtime))],
+          ["Written", momentText(Date.parse(whole.mtime ?? ""))],
           ["Indexed", momentText(Date.parse(whole.indexed_at))],
           ["Format", visible(whole.format)],
           ["Link to", whole.link_target ? <bdi class="wrap">{visible(whole.link_target)}</bdi> : undefined],
