@@ -54,7 +54,7 @@ REACHED_WORDS = _words("loss acc accuracy")  # but for these: ``min_val_loss``, 
 # The first word of numbers that are a setting, or another checkpoint's.
 FOREIGN_WORDS = _words(
     """
-    num n use target lambda alpha beta gamma weight w nms match label top previous prev old initial init
+    num n use target lambda alpha beta gamma weight w nms match label previous prev old initial init
     """
 )
 

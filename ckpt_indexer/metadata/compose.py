@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from ckpt_indexer.formats.facts import Facts
     from ckpt_indexer.paths import Key
 
+HUB_NAME = "config.json"  # as Hugging Face's libraries write it, with one of these keys
+HUB_KEYS = frozenset(("architectures", "model_type", "_class_name", "auto_map"))
 CALLBACKS_MAX = 20  # repeated in a sidecar
 # Spellings of the four metrics that the schema has a field for, without a leading "val/", "val_" and the like.
 _CANONICAL = {
@@ -155,11 +157,20 @@ def _tiers_of(
     told = embedded or Embedded()
     own = Own(key, facts, fingerprint[1], told.wandb_run_id, told.config_path)
     belonging = judge_nearby(own, near, run)
-    config, run = config if belonging.has_config else None, run if belonging.has_run else None
+    is_model = facts.role in (None, "model")  # nothing of a model is said of an optimizer's state beside it
+    config = config if is_model and belonging.has_config and _is_configuration(config) else None
+    run = run if is_model and belonging.has_run else None
     names: list[str] = [key] if link_target is None else [link_target, key]
     in_names, name_warnings = _named(names, facts, run)
     tiers = _Tiers(key, names, in_names, facts, embedded, config, run, belonging.has_max_epochs)
     return tiers, [*belonging.warnings, *name_warnings]
+
+
+def _is_configuration(config: Config | None) -> bool:
+    """Return whether a file is one: any program may have a ``config.json``, a model's names its architecture."""
+    if config is None:
+        return False
+    return config.path.rpartition("/")[2] != HUB_NAME or not HUB_KEYS.isdisjoint(config.content)
 
 
 def _unused(tiers: _Tiers, config: Config | None, run: Run | None) -> list[Nearby]:

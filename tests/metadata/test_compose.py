@@ -238,3 +238,29 @@ def test_an_encoder_that_nobody_names_is_the_one_its_tensors_tell() -> None:
     assert (half.model.architecture, half.model.encoder.model_name) == ("dbnet", told)
     named = composed(facts=Facts(tensors=tensors, hyper_parameters={"backbone": "resnet18"}))
     assert (named.model.architecture, named.model.encoder.model_name) == ("dbnet", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "content", "architecture"),
+    [
+        ("model", "run/config.json", {"architectures": ["BertModel"]}, "BertModel"),
+        ("model", "run/config.json", {"name": "my-app", "model": "web"}, "unknown"),
+        ("model", "run/config.yaml", {"model": {"name": "web"}}, "web"),
+        ("training-state", "run/config.yaml", {"model": {"name": "web"}, "trainer": {"max_epochs": 5}}, "unknown"),
+        ("other", "run/config.json", {"architectures": ["BertModel"]}, "unknown"),
+    ],
+)
+def test_a_configuration_describes_models_and_is_one(
+    role: Any, path: str, content: dict[str, Any], architecture: str
+) -> None:
+    document = compose(
+        key=Key("run/a.pt"),
+        link_target=None,
+        fingerprint=(1, 2, 3),
+        facts=Facts(role=role),
+        config=Config(path, content, (4, 5, 6)),
+    )
+    assert (document.model.architecture, document.training.max_epochs) == (architecture, None)
+    assert (document.hydra_config_path is None) == (architecture == "unknown")
+    assert document.indexer is not None
+    assert document.indexer.config_fingerprint == (4, 5, 6)  # used or not: when it changes, so may what is said
