@@ -128,6 +128,7 @@ def test_the_sidecar_of_a_run_that_knew_everything_has_every_field(trained: Trai
         "hydra_config_path": "config",
         "wandb_run_id": "embedded",
         "checkpointing": "embedded",
+        "run_best": "checkpoint",
     }
     indexer.pop("wandb_fingerprint")  # the run's log may not have been begun on disk when the callback looked
     assert [name for name, value in indexer.items() if value is None] == [

@@ -159,6 +159,15 @@ NO_MODEL_WORDS = _words(
 # … and what is none unless it has parameters' names.
 DOUBTFUL_WORDS = _words("center queue stats statistics metrics history embeddings data dataset")
 
+# Names of tensors that are data or what was made of them, in a file of nothing but tensors.
+DATA_WORDS = _words(
+    """
+    features feature labels label targets target inputs input outputs output images image ids x y xs ys latents latent
+    mean std mu sigma var cov preds pred predictions logits probs obs observations actions rewards dones states samples
+    edge index data embeddings embedding centroids cpu cuda state
+    """
+)
+
 # Settings that the user gave: hyper-parameters, wherever training loops put them.
 HYPER_PARAMETER_KEYS = (
     "hyper_parameters", "hparams", "hyperparameters", "hyper_params", "hyperparams", "params", "args", "arguments",

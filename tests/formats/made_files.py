@@ -341,7 +341,7 @@ def make_safetensors(root: Path) -> dict[str, Path]:
         ),
         "counted": (samples.state_dict(), {"epoch": "3", "step": "128", "format": "pt", "ünï": "cöde"}),
         "lightning": (samples.state_dict(), {"epoch": "3", "global_step": "128", "step": "1"}),
-        "uncounted": (samples.state_dict(), {"epoch": "three", "step": "-1", "global_step": "1.5"}),
+        "uncounted": (samples.state_dict(), {"epoch": "three", "step": "-1.0", "global_step": "1.5"}),
         "names": ({name: torch.ones(1) for name in names}, None),
         "nothing": ({}, {"epoch": "1"}),
     }  # fmt: skip

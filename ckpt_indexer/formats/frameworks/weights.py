@@ -32,10 +32,11 @@ from ckpt_indexer.formats.pickles.tensors import (
     plain_storage,
     shape_of,
 )
-from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, TensorRef, TypedTensorRef
+from ckpt_indexer.formats.pickles.unpickle import Inert, ParameterRef, StateMap, TensorRef, TypedTensorRef
 from ckpt_indexer.formats.vocabulary import (
     AVERAGE_WORDS,
     COPY_WORDS,
+    DATA_WORDS,
     DOUBTFUL_WORDS,
     MODEL_KEYS,
     MODEL_WORDS,
@@ -158,7 +159,9 @@ class _Search:
         if isinstance(value, list | tuple):
             if value and all(map(_is_tensor, value)):
                 return {str(i): each for i, each in enumerate(value)}
-            value = {str(i): each for i, each in enumerate(value)} if value else {}  # a list of state dicts
+            if not all(isinstance(each, dict | Inert) for each in value):
+                return None
+            value = {str(i): each for i, each in enumerate(value)}  # a list of state dicts
         mapping = as_dict(value)
         if mapping is None or "param_groups" in mapping or depth == DEPTH_MAX or self._left <= 0:
             return None
@@ -190,9 +193,21 @@ def _is_state_dict(root: dict[Any, Any]) -> bool:
         return False
     names = [name for name, value in dict.items(root) if _is_tensor(value) or _is_packed(value)]
     with_names = [name for name in names if is_parameter_name(name)]
+    if len(names) == len(root) and not any(map(_is_data, names)):
+        tensors = [parse_tensor(value) or parse_array(value) for value in dict.values(root)]
+        if type(root) is StateMap or all(each is None or _is_floating(each.dtype) for each in tensors):
+            return True
     return any(_ends_as_parameter(name) for name in with_names) and (
         len(names) >= NEARLY_ALL * len(root) or 2 * len(with_names) > len(root) or len(with_names) >= PARAMETERS_MIN
     )
+
+
+def _is_data(name: Any) -> bool:
+    return isinstance(name, str) and (_is_no_model(name) or not DATA_WORDS.isdisjoint(words_of(name)))
+
+
+def _is_floating(dtype: str) -> bool:
+    return "float" in dtype or dtype.startswith(("complex", "qint", "quint"))
 
 
 def _is_packed(value: Any) -> bool:
