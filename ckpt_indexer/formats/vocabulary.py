@@ -74,16 +74,29 @@ NO_GROUP_WORDS = (
     | SETTING_WORDS
 )
 
-# In names of files: what counts how far training had come, unless the word before it says that it counts other things.
+# In names of files: what counts how far training had come. It does so at the name's beginning, after a number, and
+# after the words below; after any other word it may count something else (``ddim_steps``, ``drop_epoch``).
 EPOCH_WORDS = frozenset({"epoch"})  # "epochs" is how many there are to be
 STEP_WORDS = _words("step steps global_step globalstep iteration iterations iter iters")
-NO_COUNT_WORDS = _words(
-    """
-    max min total num n no of per every time diffusion denoising inner warmup warm start save eval grad sub
-    """
-)
 # In names of files: what stands before a metric's name and is no part of it.
 FILE_WORDS = _words("best last model checkpoint ckpt net network weights")
+COUNTED_WORDS = FILE_WORDS | _words(
+    "train training trainer global latest final current run exp experiment version at netg netd"
+)
+NAME_ENDINGS = ("model", "net", "former", "gan", "vae", "nn", "exp", "run")  # of models and experiments: "mymodel"
+# Lightning writes ``name-epoch=3`` for any name; the word before is no experiment's name if it is one of these.
+NO_COUNT_WORDS = _words(
+    """
+    max min total num n no of per every time diffusion denoising denoise inner outer warmup warm warmdown cooldown
+    start stop end save eval grad sub log from resume resumed init initial ddim ddpm dpm lcm euler sample sampling
+    sampler inference infer rollout unroll unrolled accum accumulate accumulation decay milestone drop freeze frozen
+    unfreeze unfrozen pretrain pretrained pretraining finetune distill adv adversarial pgd attack raft gru refine
+    refinement critic disc turbo lightning schedule patience one two three four single multi few next
+    """
+)
+# In names of files, words for a measure that are as often a setting: ``kl=0.01`` weighs a term, ``snr=5.0`` is noise.
+DOUBTFUL_MEASURES = _words("kl kld snr per em")
+PLAIN_WORDS = _words("top key")  # they change no measure: ``top_5_acc``, MONAI's ``key_metric``
 
 # How far training had come: where it stands, the most specific first.
 EPOCH_PATHS = (
@@ -244,10 +257,14 @@ def is_plain_metric_name(name: str) -> bool:
 
     >>> [is_plain_metric_name(name) for name in ("val/hmean", "test_mean_dice", "focal_loss", "val_batch", "val")]
     [True, True, False, False, False]
+    >>> [is_plain_metric_name(name) for name in ("per", "val_per", "top_5_acc", "target_acc", "recall_k")]
+    [False, True, True, False, False]
     """
     words = words_of(name)
-    measures = [word for word in words if word not in MEASURED_ON and word not in AVERAGES]
-    return len(measures) == 1 and _is_measure(measures[0]) and is_metric_name(name)
+    measures = [word for word in words if word not in MEASURED_ON | AVERAGES | PLAIN_WORDS]
+    if len(measures) != 1 or (measures[0] in DOUBTFUL_MEASURES and MEASURED_ON.isdisjoint(words)):
+        return False
+    return _is_measure(measures[0]) and is_metric_name(name)
 
 
 @_kept

@@ -6,18 +6,20 @@ Pure and deterministic: the same inputs give the same document, byte for byte, o
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from pydantic import BaseModel
 
 from ckpt_indexer import __version__
+from ckpt_indexer.formats.vocabulary import METRIC_GROUP_WORDS, is_setting_name
 from ckpt_indexer.metadata.belonging import Near, Own, judge_nearby
 from ckpt_indexer.metadata.config import checkpointing_parts, find_int, find_name, find_text, model_part, snake_case
 from ckpt_indexer.metadata.embedded import Embedded, parse_embedded
 from ckpt_indexer.metadata.encoder import recognise_encoder
 from ckpt_indexer.metadata.fit import fit
-from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name
+from ckpt_indexer.metadata.names import NameFacts, last_part, parse_name, reconcile
 from ckpt_indexer.metadata.schema import (
     UNKNOWN,
     Checkpointing,
@@ -53,6 +55,7 @@ _CANONICAL = {
     "precision": "precision", "recall": "recall", "hmean": "hmean", "f1": "hmean", "loss": "validation_loss",
     "validation_loss": "validation_loss", "val_loss": "validation_loss",
 }  # fmt: skip
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z])")
 _VALIDATION_PREFIXES = ("val/", "val_", "valid/", "valid_", "validation/", "validation_")
 
 
@@ -74,6 +77,7 @@ class _Tiers(NamedTuple):
     embedded: Embedded | None  # 2
     config: Config | None  # 4, if it is the checkpoint's own
     run: Run | None  # 5, the same
+    in_run: dict[str, float]  # its metrics of this very checkpoint
     has_max_epochs: bool  # the configuration's number of epochs is the checkpoint's, too
 
     @property
@@ -162,8 +166,12 @@ def _tiers_of(
     run = run if is_model and belonging.has_run else None
     names: list[str] = [key] if link_target is None else [link_target, key]
     in_names, name_warnings = _named(names, facts, run)
-    tiers = _Tiers(key, names, in_names, facts, embedded, config, run, belonging.has_max_epochs)
-    return tiers, [*belonging.warnings, *name_warnings]
+    in_run = {}
+    if run is not None:
+        in_run = metrics_at(run, epoch=facts.epoch, global_step=facts.global_step, batches=facts.batches)
+    in_names, contradictions = reconcile(in_names, facts, {**in_run, **_carried(facts, told)})
+    tiers = _Tiers(key, names, in_names, facts, embedded, config, run, in_run, belonging.has_max_epochs)
+    return tiers, [*belonging.warnings, *name_warnings, *contradictions]
 
 
 def _is_configuration(config: Config | None) -> bool:
@@ -317,6 +325,7 @@ def _named(names: list[str], facts: Facts, run: Run | None) -> tuple[NameFacts, 
     """Read the numbers in a checkpoint's names, those of the last one first; return also what was not used of them."""
     known = {state.monitor for state in facts.monitors if state.monitor is not None}
     known.update(name for group in facts.metrics.values() for name in group)
+    known.update(_carried(facts, Embedded()))
     if run is not None:
         known.update(run.metric_names)
     read = [parse_name(name, known) for name in names]
@@ -331,6 +340,7 @@ def _named(names: list[str], facts: Facts, run: Run | None) -> tuple[NameFacts, 
         metrics,
         next((each.lone for each in reversed(read) if each.lone is not None), None),
         next((each.monitor for each in reversed(read) if each.monitor is not None), None),
+        {name: unit for each in read for name, unit in (each.units or {}).items()},
     )
     return _with_lone(found, facts), [
         f"the score {each.score:g} of {each.path[-100:]} was not used: "
@@ -349,22 +359,41 @@ def _with_lone(named: NameFacts, facts: Facts) -> NameFacts:
 def _metrics(tiers: _Tiers) -> tuple[Metrics, Score, Source]:
     """Collect a checkpoint's own metrics: those it carries, its score, the numbers in its name, in this order."""
     facts, told = tiers.facts, tiers.told
-    carried = {name: value for group in facts.metrics.values() for name, value in group.items()} | told.metrics
-    in_run = {}
-    if tiers.run is not None:
-        in_run = metrics_at(tiers.run, epoch=facts.epoch, global_step=facts.global_step, batches=facts.batches)
-    logged = {**in_run, **carried}
+    carried = _carried(facts, told)
+    logged = {**tiers.in_run, **carried}
     score = _score(tiers, logged)
     known = {**tiers.in_names.metrics, **logged}
     if score.monitor is not None and score.value is not None:
-        known[score.monitor] = score.value
+        known[score.monitor] = score.value  # a count, too: _put drops it
     metrics = Metrics()
     for name, value in known.items():
         _put(metrics, name, value, is_monitor=name == score.monitor)
-    source: Source = "wandb" if in_run else "name"
+    source: Source = "wandb" if tiers.in_run else "name"
     if carried or find_score(tiers.names, facts, {}).value is not None:
         source = "checkpoint"
     return metrics, score, "embedded" if told.metrics or told.monitor else source
+
+
+def _carried(facts: Facts, told: Embedded) -> dict[str, float]:
+    """Return the metrics that a checkpoint carries; where groups disagree on one, ``<group>/<metric>`` has it."""
+    values: dict[str, set[str]] = {}
+    for group in facts.metrics.values():
+        for name, value in group.items():
+            values.setdefault(name, set()).add(repr(value))  # NaN is equal to NaN here
+    labels = {group: _label(group) for group in facts.metrics}
+    found: dict[str, float] = {}
+    for key, metrics in facts.metrics.items():
+        is_sole = list(labels.values()).count(labels[key]) == 1
+        prefix = f"{labels[key] if is_sole else key}/" if key else ""
+        for name, value in metrics.items():
+            found[prefix + name if len(values[name]) > 1 else name] = value
+    return found | told.metrics
+
+
+def _label(group: str) -> str:
+    """Return what a group of metrics was measured on: ``val_metrics`` on ``val``; else its own name."""
+    parts = [part for part in re.split(r"[^A-Za-z0-9]+", _HUMP.sub("_", group)) if part]
+    return "_".join(part for part in parts if part.lower() not in METRIC_GROUP_WORDS) or group
 
 
 def _score(tiers: _Tiers, logged: Mapping[str, float]) -> Score:
@@ -413,8 +442,8 @@ def _value_of(metrics: Metrics, name: str) -> float | None:
 
 def _put(metrics: Metrics, name: str, value: float | None, *, is_monitor: bool) -> None:
     """Write a metric under its own name and, where the schema has a field for it, there."""
-    if value is None:
-        return
+    if value is None or (is_monitor and is_setting_name(name)):
+        return  # Lightning can monitor a count: the step measures nothing
     field = canonical_name(name)
     if field != name:
         metrics.additional_metrics[name] = value

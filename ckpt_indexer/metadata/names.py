@@ -8,24 +8,36 @@
 | ``mymodel_epoch=3_val_loss=0.30.ckpt`` | epoch 3, val_loss 0.3 |
 | ``checkpoint_2_val_acc=0.7000.pt`` (ignite, MONAI) | val_acc 0.7; 2 is the epoch *or* the step |
 | ``best_coco_bbox_mAP_iter_4000.pth`` (mmengine) | step 4000, selected by coco_bbox_mAP; no value |
-| ``epoch_12.pth``, ``epoch12.pt``, ``iter_0000100``, ``global_step100``, ``step-10`` | as they say |
+| ``epoch_12.pth``, ``epoch12.pt``, ``epoch.12.pt``, ``iter_0000100``, ``global_step100``, ``step-10`` | as they say |
 | the rows of ``_WRITERS`` | what one program means by the whole name |
 
-A number is a metric's only if its name is one (``formats.vocabulary``) or is *known*: the checkpoint or its run has a
-metric of that name. After ``-`` or ``_`` it must also have two decimals or more, and a name that says nothing else
-(``focal_loss-2.0`` is a weight): names hold dates, versions and settings, too. A number without a name is no metric,
-and what could be two things is neither. Pure: a path in, numbers out.
+``epoch`` and ``step`` count only at the name's beginning, after a number, and after words that are known to be no part
+of them (``_rank``): ``ddim_steps_50`` counts something else, and so may any word before them.
+
+A number is a metric's only if its name is *known* (the checkpoint or its run has a metric of that name), or if it is a
+measure and no more (``is_plain_metric_name``: ``focal_loss=2.0`` is a weight) and the number is not whole. After ``-``
+or ``_`` it must also have two decimals or more, in a name that says when it was saved, or what it was measured on:
+names hold dates, versions and settings, too. A number without a name is no metric, and what could be two things is
+neither.
+
+What the checkpoint itself says is exact, and wins (``reconcile``). Pure: a path in, numbers out.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckpt_indexer.formats.vocabulary import (
+    COUNTED_WORDS,
     EPOCH_WORDS,
+    EXTREME_WORDS,
     FILE_WORDS,
+    MEASURED_ON,
+    NAME_ENDINGS,
     NO_COUNT_WORDS,
+    SETTING_WORDS,
     STEP_WORDS,
     is_metric_name,
     is_plain_metric_name,
@@ -34,18 +46,22 @@ from ckpt_indexer.formats.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
+
+    from ckpt_indexer.formats.facts import Facts
 
 DECIMALS_MIN = 2  # of a measured number; weights and thresholds in names are round
+DECIMALS_ALONE_MIN = 4  # the same, in a name that has nothing else that only a saved checkpoint has
 
 _SUFFIX = re.compile(r"\.[A-Za-z]\w{0,14}(?:\.(?:tar|gz))?$")
 _NUMBER = re.compile(r"=(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|-?inf|nan)(?=[-_ ]|$)")
 _DASHED = re.compile(
     r"(?<![A-Za-z0-9])([A-Za-z][A-Za-z0-9/]*(?:_[A-Za-z][A-Za-z0-9/]*)*)[-_](\d+\.\d+|nan|inf)(?=[-_]|$)"
 )
-_COUNTED = re.compile(
-    r"(?<![A-Za-z0-9])(?:([a-z]+)[-_])?(epoch|steps?|iterations?|iters?)[-_]?(\d{1,15})(?=[-_+ ]|$)", re.IGNORECASE
-)
+_COUNTERS = "|".join(sorted(EPOCH_WORDS | STEP_WORDS, key=len, reverse=True))
+_COUNTER = re.compile(rf"(?<![A-Za-z0-9])({_COUNTERS})$", re.IGNORECASE)
+_COUNTED = re.compile(rf"(?<![A-Za-z0-9])({_COUNTERS})[-_. ]?(\d{{1,15}})(?=[-_+ ]|$)", re.IGNORECASE)
+_SAVED = re.compile(rf"(?<![A-Za-z0-9])(?:best|{_COUNTERS})(?![A-Za-z])", re.IGNORECASE)
 _SELECTED = re.compile(r"best_(.+)_(?:epoch|iter)_\d+")  # mmengine/hooks/checkpoint_hook.py
 _UNFINISHED = re.compile(r"=-?(?:[\d.]+(?:e-?\d+)?|inf|nan)-[A-Za-z_][\w ]*$")
 _HAS_COUNTER = re.compile(r"(?:^|[-_])(?:epoch|step)=\d+[-_]")
@@ -56,6 +72,8 @@ _WRITERS = tuple(
         r"checkpoint(?P<epoch>\d{1,4})",  # fairseq, DETR, DINO
         r"checkpoint_(?P<epoch>\d{1,4})_(?P<step>[1-9]\d{0,14})",  # fairseq
         r"model_(?P<step>\d{7})",  # detectron2
+        r"(?:rl_model|checkpoint|ckpt)_(?P<step>\d{1,15})_steps",  # stable-baselines
+        r"ep(?P<epoch>\d{3})-loss\d+\.\d+-val_loss\d+\.\d+",  # Keras' YOLO and what was made of it
         r"(?:ckpt|weights|model|checkpoint)\.(?P<epoch>\d{2,4})-\d+\.\d+",  # Keras' example; of what the number is?
     )
 )
@@ -71,6 +89,7 @@ class NameFacts(NamedTuple):
     metrics: dict[str, float]
     lone: int | None = None  # the epoch or the step: the name does not say which
     monitor: str | None = None  # what it was selected by, where the name has no number for it
+    units: dict[str, float] | None = None  # of each metric's last decimal
 
 
 class _Field(NamedTuple):
@@ -79,6 +98,15 @@ class _Field(NamedTuple):
     key: str
     number: str
     lone: int | None  # a number without a name that stands before the key
+    before: str  # the whole name up to the number, with the key
+
+
+class _Count(NamedTuple):
+    """A number after a word for epochs or steps."""
+
+    is_epoch: bool
+    number: int
+    rank: tuple[int, bool]  # of how sure it is (``_rank``), and whether it is written after ``=``
 
 
 def parse_name(path: str, known: Collection[str] = ()) -> NameFacts:
@@ -90,8 +118,8 @@ def parse_name(path: str, known: Collection[str] = ()) -> NameFacts:
     (2, None, {'val/hmean': 0.7188})
     >>> parse_name("epoch-03_step-000103_hmean-0.8920.ckpt")[:3]
     (3, 103, {'hmean': 0.892})
-    >>> parse_name("checkpoint_2_val_acc=0.7000.pt")
-    NameFacts(epoch=None, step=None, metrics={'val_acc': 0.7}, lone=2, monitor=None)
+    >>> parse_name("checkpoint_2_val_acc=0.7000.pt")[:4]
+    (None, None, {'val_acc': 0.7}, 2)
     >>> parse_name("fold=3-NDS=0.5.pt")[2], parse_name("fold=3-NDS=0.5.pt", {"NDS"})[2]
     ({}, {'NDS': 0.5})
     >>> parse_name("lr=0.1/checkpoints/last_20251011_004442.ckpt")[:3]
@@ -99,21 +127,85 @@ def parse_name(path: str, known: Collection[str] = ()) -> NameFacts:
     """
     name = own_name(path)
     fields, rest = _assigned(name, known)
-    metrics: dict[str, float] = {}
-    lone = None
-    for field in fields:
-        if _is_known(field.key, known) or is_metric_name(field.key):
-            metrics[field.key] = float(field.number)
-            lone = field.lone if lone is None else lone
-    for metric, value in _dashed(rest, known):
-        metrics.setdefault(metric, value)
-    epoch, step = _loose_counts(path, name, rest)
-    fields = [field for field in fields if field.key not in metrics]
-    epochs = {int(field.number) for field in fields if _counts(field, EPOCH_WORDS)}
-    steps = {int(field.number) for field in fields if _counts(field, STEP_WORDS)}
+    measured = {field.key: field for field in fields if _is_metric(field, known)}
+    numbers = {key: field.number for key, field in measured.items()}
+    for metric, number in _dashed(rest, known):
+        numbers.setdefault(metric, number)
+    monitor = _selected_by(name, known)
+    counts = [*_assigned_counts(each for each in fields if each.key not in numbers)]
+    counts += _loose_counts(rest, is_selected=monitor is not None)
+    epoch, step = _written_whole(path, name, rest, counts)
     return NameFacts(
-        _only(epochs) if epochs else epoch, _only(steps) if steps else step, metrics, lone, _selected_by(name, known)
+        epoch,
+        step,
+        {metric: float(number) for metric, number in numbers.items()},
+        next((field.lone for field in measured.values() if field.lone is not None), None),
+        monitor,
+        {metric: _unit(number) for metric, number in numbers.items()},
     )
+
+
+def reconcile(named: NameFacts, facts: Facts, own: Mapping[str, float]) -> tuple[NameFacts, list[str]]:
+    """Compare the numbers in a name with what the checkpoint says; return what is left of them, and warnings.
+
+    *own* are the metrics that it carries, and those that its run has of it. A rounded one in the name is replaced by
+    the exact one, under the name that it has there; one that contradicts it is dropped. Of a name with another epoch or
+    step, nothing is left: the file was renamed or overwritten.
+    """
+    if _is_other_save(named, facts):
+        said, true = _counts_text(named.epoch, named.step), _counts_text(facts.epoch, facts.global_step)
+        return NameFacts(None, None, {}), [f"no number of its name was used: it says {said}, the checkpoint {true}"]
+    metrics: dict[str, float] = {}
+    warnings = []
+    for name, value in named.metrics.items():
+        same = [name] if name in own else [each for each in own if _is_same_metric(name, each)]
+        exact = [each for each in same if _is_rounded(own[each], value, (named.units or {}).get(name, 0.0))]
+        if exact or not same:
+            metrics |= {each: own[each] for each in exact[:1]} or {name: value}
+        else:
+            warnings.append(
+                f"{name} {value:g} of its name was not used: the checkpoint or its run has {own[same[0]]:g}"
+            )
+    return named._replace(metrics=metrics), warnings
+
+
+def _is_other_save(named: NameFacts, facts: Facts) -> bool:
+    """Return whether a name has another step than the checkpoint, or another epoch where one of them has no step.
+
+    Some count from 0 in one place and from 1 in the other, and some count batches in the name.
+    """
+    if named.step is not None and facts.global_step is not None:
+        return all(abs(named.step - each) > 1 for each in (facts.global_step, facts.batches) if each is not None)
+    return named.epoch is not None and facts.epoch is not None and abs(named.epoch - facts.epoch) > 1
+
+
+def _counts_text(epoch: int | None, step: int | None) -> str:
+    return ", ".join(f"{name} {n}" for name, n in (("epoch", epoch), ("step", step)) if n is not None)
+
+
+def _is_same_metric(written: str, name: str) -> bool:
+    """Return whether a file's name may write *written* for a metric: ``hmean`` or ``val_hmean`` for ``val/hmean``."""
+    return written in (last_part(name), name.replace("/", "_"))
+
+
+def _is_rounded(exact: float, written: float, unit: float) -> bool:
+    """Return whether a number in a name is the exact one, rounded or cut off; Lightning keeps infinity for NaN."""
+    if math.isnan(written):
+        return not math.isfinite(exact)
+    above, slack = (exact - written) * math.copysign(1, written), unit * 1e-6  # decimals are not exact in binary
+    return exact == written or -unit / 2 - slack <= above < unit
+
+
+def _unit(number: str) -> float:
+    """Return the size of a number's last decimal.
+
+    >>> _unit("0.7000"), _unit("12"), _unit("1.5e+02"), _unit("nan")
+    (0.0001, 1.0, 10.0, 0.0)
+    """
+    digits, _, exponent = number.partition("e")
+    if not digits[-1:].isdigit():
+        return 0.0
+    return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
 
 
 def last_part(metric: str) -> str:
@@ -157,11 +249,27 @@ def _assigned(name: str, known: Collection[str]) -> tuple[list[_Field], str]:
     for match in _NUMBER.finditer(name):
         between = name[end : match.start()]  # it ends in the number's name
         key, lone = _split_key(between, known)
-        found.append(_Field(key, match[1], lone))
+        found.append(_Field(key, match[1], lone, name[: match.start()]))
         written = between.rpartition("-")[2]
         rest += between.removesuffix(written) + "=" * (len(written) + len(match[0]))
         end = match.end()
     return found, rest + name[end:]
+
+
+def _is_metric(field: _Field, known: Collection[str]) -> bool:
+    """Return whether a field is a metric: known, or a measure and no more, and not a whole number."""
+    if _is_known(field.key, known):
+        return True
+    is_whole = field.number.lstrip("-").isdigit()
+    before = field.before.rstrip().removesuffix(field.key)
+    return not is_whole and is_plain_metric_name(field.key) and not _ends_in_setting(before)
+
+
+def _ends_in_setting(before: str) -> bool:
+    """Return whether the word before a metric's name, and before a ``-``, makes it a setting: ``lambda-loss``."""
+    found = re.search(r"(?:^|[-_])([A-Za-z]+)-$", before)
+    word = "" if found is None else found[1].lower()
+    return len(word) == 1 or word in (SETTING_WORDS | EXTREME_WORDS) - COUNTED_WORDS
 
 
 def _is_known(key: str, known: Collection[str]) -> bool:
@@ -215,38 +323,79 @@ def _without_file_words(key: str) -> str:
     return "" if {"best", "last"} <= dropped else "_".join(words)
 
 
-def _counts(field: _Field, counters: Collection[str]) -> bool:
-    """Return whether the field is one of *counters*, and not how many there are to be: ``max_steps``."""
-    *before, word = last_part(field.key).lower().split("_")
-    return word in counters and not NO_COUNT_WORDS.intersection(before[-1:]) and field.number.isdigit()
-
-
-def _dashed(rest: str, known: Collection[str]) -> Iterator[tuple[str, float]]:
+def _dashed(rest: str, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the metrics that are written without ``=``, with their numbers."""
+    spelled = {part for name in known if (part := last_part(name)) in rest and _is_known(name, known)}
+    is_saved = _SAVED.search(rest) is not None
     for match in _DASHED.finditer(rest):
         key = _without_file_words(match[1])
+        is_plain = is_plain_metric_name(key) and not _ends_in_setting(rest[: match.start()])
+        is_told = is_saved or not MEASURED_ON.isdisjoint(words_of(key))
         decimals = len(match[2].partition(".")[2])
-        if (decimals >= DECIMALS_MIN or not decimals) and (
-            is_plain_metric_name(key) or any(last_part(each) == key and _is_known(each, known) for each in known)
-        ):
-            yield key, float(match[2])
+        least = DECIMALS_MIN if is_told or key in spelled else DECIMALS_ALONE_MIN
+        if (decimals >= least or not decimals) and (key in spelled or is_plain):
+            yield key, match[2]
 
 
-def _loose_counts(path: str, name: str, rest: str) -> tuple[int | None, int | None]:
-    """Return the epoch and the step that are written without ``=``."""
+def _assigned_counts(fields: Iterator[_Field]) -> Iterator[_Count]:
+    for field in fields:
+        found = _COUNTER.search(field.before)
+        if found is not None and field.number.isdigit():
+            rank = _rank(field.before[: found.start()], found[1].lower(), field.number, is_assigned=True)
+            yield _Count(found[1].lower() in EPOCH_WORDS, int(field.number), (rank, True))
+
+
+def _loose_counts(rest: str, *, is_selected: bool) -> Iterator[_Count]:
+    """Yield the counts that are written without ``=``; in a best checkpoint's name they follow a metric's."""
+    for found in _COUNTED.finditer(rest):
+        word, number = found[1].lower(), found[2]
+        rank = 1 if is_selected else _rank(rest[: found.start()], word, number, is_assigned=False)
+        yield _Count(word in EPOCH_WORDS, int(number), (rank, False))
+
+
+def _rank(before: str, counter: str, number: str, *, is_assigned: bool) -> int:
+    """Return 2 if a counter's number can only be the training's, 1 if it is after the words before it, 0 if not.
+
+    >>> [_rank(before, "epoch", "3", is_assigned=True) for before in ("", "lr=0.1-", "mymodel_", "exp-", "drop_", "x_")]
+    [2, 2, 1, 1, 0, 0]
+    """
+    *words, last = re.split(r"[-_+ ./]+", before.rstrip("-_+ ./").lower())
+    is_how_many = counter.endswith("s")  # more often so than how many were done
+    if last in ("", "nan", "inf") or last.endswith("=") or last.isdigit() or (last == counter and is_assigned):
+        return 2
+    if last[-1].isdigit() and not is_how_many:
+        return 2
+    if is_how_many and last in ("train", "training"):
+        return 0
+    while words and last in COUNTED_WORDS and words[-1] in COUNTED_WORDS | NO_COUNT_WORDS:
+        last = words.pop()
+    if last.rpartition("=")[2] in NO_COUNT_WORDS:
+        return 0
+    if last in COUNTED_WORDS or "=" in last:
+        return 1
+    is_name = last.endswith(NAME_ENDINGS) or (is_assigned and before.endswith("-"))  # Lightning: "sample-mnist-epoch=3"
+    is_padded = len(number) > 1 and number.startswith("0")  # only what grows is
+    return int((is_name or is_padded) and not is_how_many and len(last) > 1)
+
+
+def _written_whole(path: str, name: str, rest: str, counts: list[_Count]) -> tuple[int | None, int | None]:
+    """Return the epoch and the step: what one writer means by the whole name, else the surest, else the folder's."""
     for writer in _WRITERS:
         if found := writer.fullmatch(name):
             epoch, step = (int(n) if (n := found.groupdict().get(key)) else None for key in ("epoch", "step"))
             return (epoch, step) if epoch is None or step is None or step >= epoch else (None, None)
-    counts: dict[bool, set[int]] = {True: set(), False: set()}
-    for before, word, number in _COUNTED.findall(rest):
-        if before.lower() not in NO_COUNT_WORDS:
-            counts[word.lower() in EPOCH_WORDS].add(int(number))
-    epoch, step = _only(counts[True]), _only(counts[False])
-    if "=" not in rest and counts == {True: set(), False: set()}:
+    epoch, step = _surest(counts, is_epoch=True), _surest(counts, is_epoch=False)
+    if "=" not in rest and not counts:
         *above, own = path.split("/")
         folders = (_FOLDER.fullmatch(place) for place in (own, *above[: -_FOLDERS_MAX - 1 : -1]))
         step = next((int(found[1]) for found in folders if found), None)
     return epoch, step
+
+
+def _surest(counts: list[_Count], *, is_epoch: bool) -> int | None:
+    """Return the count that is surer than all others of its kind."""
+    own = [each for each in counts if each.is_epoch is is_epoch and each.rank[0]]
+    return _only({each.number for each in own if each.rank == max(each.rank for each in own)})
 
 
 def _only(numbers: set[int]) -> int | None:
@@ -260,4 +409,6 @@ def _selected_by(name: str, known: Collection[str]) -> str | None:
     if found is None:
         return None
     spelled = next((each for each in known if each.replace("/", "_") == found[1]), None)
-    return spelled or (found[1] if is_metric_name(found[1]) else None)
+    *before, measure = words_of(found[1]) or ("",)
+    is_metric = is_metric_name(found[1]) and is_plain_metric_name(measure) and SETTING_WORDS.isdisjoint(before[:1])
+    return spelled or (found[1] if is_metric else None)

@@ -264,3 +264,66 @@ def test_a_configuration_describes_models_and_is_one(
     assert (document.hydra_config_path is None) == (architecture == "unknown")
     assert document.indexer is not None
     assert document.indexer.config_fingerprint == (4, 5, 6)  # used or not: when it changes, so may what is said
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "monitor"),
+    [
+        ("epoch=3-val_loss=0.12.pt", {"": {"val_loss": 0.12345}}, Monitor("val_loss", None, 0.12345)),
+        ("best_val_acc=0.91.pt", {"metrics": {"val_acc": 0.91234}}, Monitor("val_acc", None, 0.91234)),
+        ("model_acc=0.9.pt", {"": {"acc": 0.8}}, None),
+    ],
+)
+def test_what_the_file_says_wins_over_its_name(
+    name: str, groups: dict[str, dict[str, float]], monitor: Monitor | None
+) -> None:
+    entry = entry_of(composed(key=Key(name), facts=Facts(metrics=groups), config=None), Key(name), FINGERPRINT, None)
+    ((own,),) = (group.items() for group in groups.values())
+    assert entry.metrics.items() - {("validation_loss", own[1])} == {own}
+    assert entry.monitor == monitor
+
+
+def test_a_name_that_contradicts_the_file_is_not_used_and_says_so() -> None:
+    document = composed(key=Key("epoch=5-step=50-val_loss=0.5.ckpt"), facts=Facts(epoch=3, global_step=30), config=None)
+    assert document.indexer is not None
+    assert (document.training.epoch, document.training.global_step) == (3, 30)
+    assert (document.metrics, document.checkpointing.monitor) == (Metrics(), None)
+    assert document.indexer.warnings == [
+        "no number of its name was used: it says epoch 5, step 50, the checkpoint epoch 3, step 30"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "metrics"),
+    [
+        (
+            {
+                "train_metrics": {"loss": 0.9, "acc": 0.1},
+                "val_metrics": {"loss": 0.5, "acc": 0.2},
+                "test_metrics": {"acc": 0.3},
+            },
+            {"train/loss": 0.9, "val/loss": 0.5, "train/acc": 0.1, "val/acc": 0.2, "test/acc": 0.3},
+        ),
+        ({"cleval_metrics": {"f2": 0.5}, "val_metrics": {"acc": 0.2}}, {"f2": 0.5, "acc": 0.2}),
+        ({"a_metrics": {"acc": 0.2}, "b_metrics": {"acc": 0.2}}, {"acc": 0.2}),
+        ({"": {"acc": 0.1}, "valMetrics": {"acc": 0.2}}, {"acc": 0.1, "val/acc": 0.2}),
+        ({"metrics": {"acc": 0.1}, "results": {"acc": 0.2}}, {"metrics/acc": 0.1, "results/acc": 0.2}),
+        ({"val_metrics": {"acc": 0.1}, "val_results": {"acc": 0.2}}, {"val_metrics/acc": 0.1, "val_results/acc": 0.2}),
+    ],
+)
+def test_metrics_that_differ_between_groups_have_their_groups_name(
+    groups: dict[str, dict[str, float]], metrics: dict[str, float]
+) -> None:
+    found = entry_of(composed(key=Key("m.pt"), facts=Facts(metrics=groups), config=None), KEY, FINGERPRINT, None)
+    assert {name: value for name, value in found.metrics.items() if name != "validation_loss"} == metrics
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "trainer/global_step"])
+def test_a_monitor_that_counts_is_no_metric(name: str) -> None:
+    saved = Facts(
+        epoch=2,
+        global_step=12,
+        monitors=[MonitorState(monitor=name, mode="max", best_k_models={f"/train/{KEY}": 12.0})],
+    )
+    entry = entry_of(composed(facts=saved, config=None), KEY, FINGERPRINT, None)
+    assert (entry.metrics, entry.monitor) == ({}, Monitor(name, "max", 12))
