@@ -91,7 +91,8 @@ NO_COUNT_WORDS = _words(
     start stop end save eval grad sub log from resume resumed init initial ddim ddpm dpm lcm euler sample sampling
     sampler inference infer rollout unroll unrolled accum accumulate accumulation decay milestone drop freeze frozen
     unfreeze unfrozen pretrain pretrained pretraining finetune distill adv adversarial pgd attack raft gru refine
-    refinement critic disc turbo lightning schedule patience one two three four single multi few next
+    refinement critic disc turbo lightning schedule patience one two three four single multi few next swa ema mixup
+    restart cycle lookahead skip swap switch reset off on
     """
 )
 # In names of files, words for a measure that are as often a setting: ``kl=0.01`` weighs a term, ``snr=5.0`` is noise.

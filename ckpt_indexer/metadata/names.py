@@ -373,7 +373,8 @@ def _rank(before: str, counter: str, number: str, *, is_assigned: bool) -> int:
         return 0
     if last in COUNTED_WORDS or "=" in last:
         return 1
-    is_name = last.endswith(NAME_ENDINGS) or (is_assigned and before.endswith("-"))  # Lightning: "sample-mnist-epoch=3"
+    is_lightning = is_assigned and before.endswith("-") and counter in EPOCH_WORDS  # "sample-mnist-epoch=3"
+    is_name = last.endswith(NAME_ENDINGS) or is_lightning
     is_padded = len(number) > 1 and number.startswith("0")  # only what grows is
     return int((is_name or is_padded) and not is_how_many and len(last) > 1)
 
