@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = {  # module prefix -> the tests that are asked
     "formats/proof": ["tests/formats/proof"],
     "formats": ["tests/formats", "tests/sandbox"],
+    "formats/frameworks": ["tests/formats/frameworks", "tests/formats/test_damaged.py"],
+    "formats/vocabulary": ["tests/formats/frameworks", "tests/metadata/test_names.py"],
     "metadata": ["tests/metadata", "tests/first_user"],
     "index/codec": ["tests/index"],
     "index/query": ["tests/index", "tests/cli"],
