@@ -134,7 +134,7 @@ def test_sizes_that_no_tensor_has_are_no_harm(own_reader: Reader, tmp_path: Path
     pickled = b"\x80\x02}" + hostile.text("state_dict") + b"}(" + states + b"us."
     facts = read(own_reader, tmp_path, hostile.archive(pickled))
     assert (facts.problem, facts.parameters) == (None, None)
-    assert facts.warnings == ["the sizes of its tensors are implausible"]
+    assert facts.warnings == ["the sizes or dtypes of its tensors are implausible"]
 
 
 def test_text_that_is_not_unicode_is_no_harm(own_reader: Reader, tmp_path: Path) -> None:

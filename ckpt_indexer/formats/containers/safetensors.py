@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from itertools import islice
 from typing import IO
 
 import msgspec
@@ -95,13 +96,11 @@ def _check(tensors: dict[str, TensorHeader], begin: int, size_bytes: int) -> Non
 def describe_safetensors(stream: IO[bytes], size_bytes: int, facts: Facts) -> None:
     """Fill *facts* from the header; raises as ``read_header``."""
     tensors, metadata, _ = read_header(stream, size_bytes)
-    every = [
-        TensorFacts(text(name), tensor.shape, DTYPES.get(tensor.dtype, (text(tensor.dtype.lower())[:DTYPE_MAX], 0))[0])
-        for name, tensor in tensors.items()
+    facts.tensors = [
+        TensorFacts(text(name), tensor.shape, _dtype(tensor)) for name, tensor in islice(tensors.items(), TENSORS_MAX)
     ]
-    facts.tensors = every[:TENSORS_MAX]
     facts.role = "model" if tensors else "other"
-    describe_plain_tensors(every, facts)
+    describe_plain_tensors(((_dtype(tensor), tensor.shape) for tensor in tensors.values()), facts)
     if facts.weights_bytes is not None:
         facts.weights_bytes = sum(each.data_offsets[1] - each.data_offsets[0] for each in tensors.values())
     if len(tensors) > TENSORS_MAX:
@@ -113,6 +112,12 @@ def describe_safetensors(stream: IO[bytes], size_bytes: int, facts: Facts) -> No
     facts.file_metadata = {text(key): text(value) for key, value in kept}
     facts.epoch = _count(metadata, EPOCH_PATHS)
     facts.global_step = _count(metadata, STEP_PATHS)
+
+
+def _dtype(tensor: TensorHeader) -> str:
+    """Return torch's name of a tensor's dtype."""
+    known = DTYPES.get(tensor.dtype)
+    return text(tensor.dtype.lower())[:DTYPE_MAX] if known is None else known[0]
 
 
 def _count(metadata: dict[str, str], names: tuple[str, ...]) -> int | None:

@@ -72,18 +72,19 @@ def _parsed_state_key(key: str) -> tuple[str, dict[str, Any]]:
         return match[1], {}
     parameters: dict[str, Any] = {}
     for name, node in zip(parsed.keys, parsed.values, strict=True):
-        value = _literal(node)
+        value = _literal(node, match[2])
         if isinstance(name, ast.Constant) and _is_scalar(value):
             # A literal such as '\\udcff' is text that UTF-8 cannot hold, even where the key could.
             parameters[text(str(name.value))] = text(value) if isinstance(value, str) else value
     return match[1], parameters
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: ast.expr, source: str) -> Any:
+    """Return a literal's value, of anything else (``timedelta(…)``) how it is written."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError):
-        return ast.unparse(node)[:_SOURCE_MAX]  # timedelta(…)
+        return (ast.get_source_segment(source, node) or "")[:_SOURCE_MAX]
 
 
 def _is_scalar(value: Any) -> bool:

@@ -110,7 +110,7 @@ def _describe_tensors(tensors: list[TensorFacts], facts: Facts, unread: int) -> 
     if len(tensors) > TENSORS_MAX:
         facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
     facts.role = "model"
-    describe_plain_tensors(tensors, facts, unread)
+    describe_plain_tensors(((each.dtype, each.shape) for each in tensors), facts, unread)
 
 
 def _saved_flat(planner_data: Any) -> bool:

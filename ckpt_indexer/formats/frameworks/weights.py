@@ -45,9 +45,10 @@ from ckpt_indexer.formats.vocabulary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
+DTYPES_MAX = 50  # of one checkpoint; each is repeated in the index
 MODELS_MAX = 1_000  # in one file
 DEPTH_MAX = 8  # of dicts in dicts with tensors in them
 KEY_MAX = 200  # characters of a key that is looked at
@@ -318,10 +319,7 @@ def _count(listed: list[tuple[StateDict, _Listed]], facts: Facts) -> None:
     for count in counts:
         for dtype, elements in count.items():
             total[dtype] = total.get(dtype, 0) + elements
-    if sum(total.values()) > ELEMENTS_MAX:
-        facts.warnings.append("the sizes of its tensors are implausible")
-        return
-    facts.dtypes, facts.parameters, facts.weights_bytes = total, sum(total.values()), bytes_of_elements(total)
+    _fill_counts(total, facts)
     if len(listed) > 1:
         facts.models = [
             ModelFacts(model.name, len(each.names), sum(count.values()))
@@ -440,16 +438,23 @@ def count_elements(tensors: list[Tensor]) -> dict[str, int]:
     return counts
 
 
-def describe_plain_tensors(tensors: list[TensorFacts], facts: Facts, unread: int = 0) -> None:
-    """Fill in the counts of tensors that share no memory; *unread* is how many more there are that cannot be read."""
+def describe_plain_tensors(tensors: Iterable[tuple[str, tuple[int, ...]]], facts: Facts, unread: int = 0) -> None:
+    """Fill in the counts of tensors that share no memory, given the dtype and shape of each.
+
+    *unread* is how many more there are that cannot be read.
+    """
     if unread:
         facts.warnings.append(f"{unread} of its tensors cannot be read: how many parameters there are is not known")
         return
     total: dict[str, int] = {}
-    for tensor in tensors:
-        total[tensor.dtype] = total.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    if sum(total.values()) > ELEMENTS_MAX:
-        facts.warnings.append("the sizes of its tensors are implausible")
+    for dtype, shape in tensors:
+        total[dtype] = total.get(dtype, 0) + math.prod(shape)
+    _fill_counts(total, facts)
+
+
+def _fill_counts(total: dict[str, int], facts: Facts) -> None:
+    if sum(total.values()) > ELEMENTS_MAX or len(total) > DTYPES_MAX:
+        facts.warnings.append("the sizes or dtypes of its tensors are implausible")
         return
     facts.parameters, facts.dtypes, facts.weights_bytes = sum(total.values()), total, bytes_of_elements(total)
 
