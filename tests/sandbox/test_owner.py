@@ -149,7 +149,7 @@ def test_text_that_is_not_unicode_is_no_harm(own_reader: Reader, tmp_path: Path)
             hostile.text("state_dict") + b"}" + bad + bad + b"s",
             hostile.text("hyper_parameters") + b"}(" + bad + bad + hostile.text("f") + bad + bad + b"\x93u",
             hostile.text("callbacks") + b"}(" + key + state + bad + b"}u",
-            hostile.text("m\udcff") + b"}" + bad + b"K\x01s",
+            hostile.text("metrics\udcff") + b"}" + hostile.text("f1\udcff") + b"K\x01s",
         ]
     ) + b"u."  # fmt: skip
     facts = read(own_reader, tmp_path, hostile.archive(pickled))
@@ -157,7 +157,7 @@ def test_text_that_is_not_unicode_is_no_harm(own_reader: Reader, tmp_path: Path)
     assert (facts.monitors[0].monitor, facts.monitors[0].best_k_models, facts.metrics) == (
         "?",
         {"?": 1.0},
-        {"m?": {"?": 1.0}},
+        {"metrics?": {"f1?": 1.0}},
     )
 
 
