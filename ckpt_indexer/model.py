@@ -215,12 +215,21 @@ class Entry(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is a model that can be loaded; an entry of older rules says no role."""
-        return self.status == "ok" and self.role in (None, "model")
+        """Whether it is a model that can be loaded."""
+        return is_usable(self.status, self.role)
 
     def metric(self, name: str) -> float | None:
         """Return a metric as a float (NaN and infinities included), ``None`` where it is not known."""
         return to_float(self.metrics.get(name))
+
+
+def is_usable(status: str, role: str | None) -> bool:
+    """Return whether a checkpoint is a model that can be loaded; an entry of older rules says no role.
+
+    >>> is_usable("ok", "model"), is_usable("ok", None), is_usable("ok", "other"), is_usable("corrupt", "model")
+    (True, True, False, False)
+    """
+    return status == "ok" and role in (None, "model")
 
 
 def to_number(value: float) -> Number:

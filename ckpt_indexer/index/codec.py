@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ckpt_indexer.errors import IndexCorrupt, IndexTooNew
-from ckpt_indexer.model import Entry
+from ckpt_indexer.model import Entry, is_usable
 from ckpt_indexer.paths import NAME_BYTES_MAX, SIDECAR_SUFFIX, SUFFIXES, Key, is_checkpoint, is_suffix
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Listed(msgspec.Struct):
     @property
     def is_usable(self) -> bool:
         """As ``Entry.is_usable``."""
-        return self.status == "ok" and self.role in (None, "model")
+        return is_usable(self.status, self.role)
 
 
 _listed_decoder = msgspec.json.Decoder(Listed)

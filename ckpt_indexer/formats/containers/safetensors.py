@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 import re
 import struct
-from itertools import islice
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
 from ckpt_indexer.errors import FormatProblem
-from ckpt_indexer.formats.facts import Facts, TensorFacts
-from ckpt_indexer.formats.frameworks.weights import TENSORS_MAX, describe_plain_tensors
+from ckpt_indexer.formats.frameworks.weights import describe_plain_tensors
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import DIMENSIONS_MAX, ELEMENTS_MAX
 from ckpt_indexer.formats.vocabulary import EPOCH_PATHS, STEP_PATHS
+
+if TYPE_CHECKING:
+    from ckpt_indexer.formats.facts import Facts
 
 HEADER_MAX = 100 << 20  # bytes; the library's own limit
 METADATA_MAX = 200  # entries of ``__metadata__`` kept
@@ -96,15 +97,10 @@ def _check(tensors: dict[str, TensorHeader], begin: int, size_bytes: int) -> Non
 def describe_safetensors(stream: IO[bytes], size_bytes: int, facts: Facts) -> None:
     """Fill *facts* from the header; raises as ``read_header``."""
     tensors, metadata, _ = read_header(stream, size_bytes)
-    facts.tensors = [
-        TensorFacts(text(name), tensor.shape, _dtype(tensor)) for name, tensor in islice(tensors.items(), TENSORS_MAX)
-    ]
     facts.role = "model" if tensors else "other"
-    describe_plain_tensors(((_dtype(tensor), tensor.shape) for tensor in tensors.values()), facts)
+    describe_plain_tensors(((name, _dtype(tensor), tensor.shape) for name, tensor in tensors.items()), facts)
     if facts.weights_bytes is not None:
         facts.weights_bytes = sum(each.data_offsets[1] - each.data_offsets[0] for each in tensors.values())
-    if len(tensors) > TENSORS_MAX:
-        facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
     unknown = next((tensor.dtype for tensor in tensors.values() if tensor.dtype not in DTYPES), None)
     if unknown is not None:
         facts.warnings.append(f"the size of a {text(unknown)[:DTYPE_MAX]} is not known here and was not checked")

@@ -119,11 +119,9 @@ def _describe_role(root: Any, mapping: dict[Any, Any], models: list[StateDict] |
     words = {word for key in (*keys, name) for word in words_of(key)}
     if not RANDOM_WORDS.isdisjoint(words):  # a step beside them counts what was accumulated (accelerate)
         facts.epoch = facts.global_step = None
-    is_state = (
-        not TRAINING_WORDS.isdisjoint(words) or not TRAINING_KEYS.isdisjoint(keys) or (keys and keys <= RANDOM_KEYS)
-    )
-    is_state = is_state or facts.has_optimizer
-    facts.role = "training-state" if is_state else "other"
+    is_named = not TRAINING_WORDS.isdisjoint(words) or not TRAINING_KEYS.isdisjoint(keys)
+    is_random = bool(keys) and keys <= RANDOM_KEYS
+    facts.role = "training-state" if facts.has_optimizer or is_named or is_random else "other"
 
 
 def _describe_settings(mapping: dict[Any, Any], facts: Facts, plainer: Plainer) -> None:

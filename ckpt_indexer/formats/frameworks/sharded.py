@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from ckpt_indexer.errors import FormatProblem, reason_of
-from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, ShardIndex, TensorFacts
-from ckpt_indexer.formats.frameworks.weights import TENSORS_MAX, describe_plain_tensors
+from ckpt_indexer.formats.facts import NO_STATE_DICT, Facts, FilePart, ShardIndex
+from ckpt_indexer.formats.frameworks.weights import describe_plain_tensors
 from ckpt_indexer.formats.pickles.plain import text
 from ckpt_indexer.formats.pickles.tensors import dtype_name, shape_of
 from ckpt_indexer.formats.pickles.unpickle import Inert
@@ -93,24 +93,17 @@ def describe_dcp(root: Inert, facts: Facts) -> None:
                 facts.warnings.append(f"the tensor {text(name)[:100]} is not described as torch does it")
                 unread += belongs
         elif belongs:
-            tensors.append(TensorFacts(text(name.removeprefix(prefixes.get(name, ""))), shape, dtype))
-    _describe_tensors(tensors, facts, unread)
+            tensors.append((name.removeprefix(prefixes.get(name, "")), dtype, shape))
+    if tensors:
+        facts.role = "model"
+        describe_plain_tensors(tensors, facts, unread)
+    else:
+        facts.warnings.append(NO_STATE_DICT)
     facts.has_optimizer = not flat and any(_OPTIMIZER.match(name) for name in names)
     # Without an optimiser it may as well be a plain state dict of somebody's, which nothing else ever follows.
     from_lightning = [_LIGHTNING.match(name) for name in names]
     facts.needs_meta = not flat and all(from_lightning) and any(match[1] for match in from_lightning if match)
     _describe_files(state.get("storage_data"), facts)
-
-
-def _describe_tensors(tensors: list[TensorFacts], facts: Facts, unread: int) -> None:
-    if not tensors:
-        facts.warnings.append(NO_STATE_DICT)
-        return
-    facts.tensors = tensors[:TENSORS_MAX]
-    if len(tensors) > TENSORS_MAX:
-        facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
-    facts.role = "model"
-    describe_plain_tensors(((each.dtype, each.shape) for each in tensors), facts, unread)
 
 
 def _saved_flat(planner_data: Any) -> bool:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 TENSORS_MAX = 200_000  # listed by name; the largest real state dicts have some 10,000
+_FIRST_ONLY = f"only the first {TENSORS_MAX} tensors are listed"
 DTYPES_MAX = 50  # of one checkpoint; each is repeated in the index
 MODELS_MAX = 1_000  # in one file
 DEPTH_MAX = 8  # of dicts in dicts with tensors in them
@@ -299,7 +300,7 @@ def describe_weights(
     tensors = [tensor for _, each in listed for tensor in each.tensors]
     unread = [what for _, each in listed for what in each.unread]
     if len(names) > TENSORS_MAX:
-        facts.warnings.append(f"only the first {TENSORS_MAX} tensors are listed")
+        facts.warnings.append(_FIRST_ONLY)
     facts.tensors = [TensorFacts(n, t.shape, t.dtype) for n, t in zip(names[:TENSORS_MAX], tensors, strict=False)]
     facts.weights_id = weigh(names, tensors) if names and not unread and len(names) <= TENSORS_MAX else None
     if unread:
@@ -438,17 +439,24 @@ def count_elements(tensors: list[Tensor]) -> dict[str, int]:
     return counts
 
 
-def describe_plain_tensors(tensors: Iterable[tuple[str, tuple[int, ...]]], facts: Facts, unread: int = 0) -> None:
-    """Fill in the counts of tensors that share no memory, given the dtype and shape of each.
+def describe_plain_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...]]], facts: Facts, unread: int = 0) -> None:
+    """Fill in tensors that share no memory, given the name, dtype and shape of each, and their counts.
 
     *unread* is how many more there are that cannot be read.
     """
+    facts.tensors = []
+    total: dict[str, int] = {}
+    is_cut = False
+    for name, dtype, shape in tensors:
+        total[dtype] = total.get(dtype, 0) + math.prod(shape)
+        if is_cut := len(facts.tensors) == TENSORS_MAX:
+            continue
+        facts.tensors.append(TensorFacts(text(name), shape, dtype))
+    if is_cut:
+        facts.warnings.append(_FIRST_ONLY)
     if unread:
         facts.warnings.append(f"{unread} of its tensors cannot be read: how many parameters there are is not known")
         return
-    total: dict[str, int] = {}
-    for dtype, shape in tensors:
-        total[dtype] = total.get(dtype, 0) + math.prod(shape)
     _fill_counts(total, facts)
 
 

@@ -8,8 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ckpt_indexer.formats.containers import safetensors as module
 from ckpt_indexer.formats.containers.identify import read_facts
+from ckpt_indexer.formats.frameworks import weights as module
 
 
 @pytest.mark.parametrize(("count", "listed", "warnings"), [(2, 2, 0), (3, 2, 1)])
